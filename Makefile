@@ -1,0 +1,48 @@
+# make demo: install, train on the embedded pictures, evaluate.   make test: lint, types, tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+ifdef UV
+INSTALL := uv pip install --python $(BIN)/python
+MAKE_VENV := uv venv --allow-existing --python $(PYTHON) $(VENV)
+else
+INSTALL := $(BIN)/python -m pip install
+MAKE_VENV := $(PYTHON) -m venv $(VENV)
+endif
+
+.PHONY: demo test lint install clean help
+
+help:
+	@echo "make demo   train and evaluate on the embedded pictures (about 5 minutes on 2 cores)"
+	@echo "make test   lint, type checks and tests"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "lgrep needs Python 3.11 or newer; $(PYTHON) is `$(PYTHON) --version 2>&1`. Type make PYTHON=python3.12"; exit 1; }
+	$(MAKE_VENV)
+
+$(VENV)/.run: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[cpu]' -c constraints.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(INSTALL) -e '.[cpu,test]' -c constraints.txt
+	@touch $@
+
+install: $(VENV)/.run
+
+demo: $(VENV)/.run
+	$(BIN)/python train.py +experiment=stablerep_emoji
+	$(BIN)/python evaluate.py model=runs/stablerep_emoji
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,182 @@
+"""Backbones by name: one function from a string to an image encoder.
+
+Names are `<library>/<model>`: `timm/vit_base_patch16_224`, `torchvision/resnet50`, `open_clip/ViT-B-32`.
+A bare name is looked up in timm, then in torchvision.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from lgrep.errors import ConfigError, did_you_mean
+
+LIBRARIES = ("timm", "torchvision", "open_clip")
+
+
+class Backbone(nn.Module):
+    """What every image encoder made here offers; the library's own module with three attributes added.
+
+    Attributes:
+        dim: D of the features.
+        name: registry name that rebuilds it.
+        options: plain keyword arguments that rebuild it (without `pretrained`).
+    """
+
+    dim: int
+    name: str
+    options: dict[str, Any]
+
+
+def build_backbone(name: str, image_size: int | None = None, pretrained: bool = False, **options: Any) -> Backbone:
+    """Build an image encoder that maps pictures [B, 3, H, W] to pooled features [B, D].
+
+    State-dict keys are the library's own, so that checkpoints travel without renaming.
+
+    Args:
+        name: `timm/...`, `torchvision/...`, `open_clip/...` or a bare timm or torchvision name.
+        image_size: side of the pictures in pixels; needed by ViTs with another size than their default.
+        pretrained: load the library's public weights (downloads them).
+        options: further arguments of the library's constructor. `small_stem=True` gives a ResNet the
+            3x3, stride-1 stem without max-pooling that suits 32-64 px pictures.
+
+    Raises:
+        ConfigError: unknown library or model, or an option that the model does not take.
+
+    Example:
+        >>> encoder = build_backbone("timm/test_resnet")
+        >>> encoder(torch.zeros(2, 3, 48, 48)).shape[1] == encoder.dim
+        True
+    """
+    library, model = split_name(name)
+    arguments = dict(options)
+    small_stem = bool(arguments.pop("small_stem", False))
+    try:
+        backbone = cast(Backbone, _BUILDERS[library](model, image_size, pretrained, arguments))
+    except TypeError as error:
+        raise ConfigError(f"backbone {name} does not take these options: {error}") from error
+    if small_stem:
+        _use_small_stem(backbone, name)
+    backbone.name = f"{library}/{model}"
+    backbone.options = {**options, **({"image_size": image_size} if image_size is not None else {})}
+    backbone.dim = _feature_dim(backbone, image_size)
+    return backbone
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(library, model) of a backbone name; unknown names raise ConfigError with the nearest one."""
+    library, _, model = name.partition("/")
+    if model:
+        if library not in LIBRARIES:
+            raise ConfigError(
+                f"backbone '{name}': unknown library '{library}'; {did_you_mean(library, LIBRARIES)} "
+                "Type backbone.name=timm/..., torchvision/... or open_clip/..."
+            )
+        known = _model_names(library)
+        if model not in known:
+            raise ConfigError(f"backbone '{name}': {library} has no '{model}'; {_suggest(model, known)}")
+        return library, model
+    for candidate in ("timm", "torchvision"):
+        if name in _model_names(candidate):
+            return candidate, name
+    raise ConfigError(
+        f"backbone '{name}' is known to neither timm nor torchvision; {_suggest(name, _model_names('timm'))}"
+    )
+
+
+def _suggest(model: str, known: list[str]) -> str:
+    text = did_you_mean(model, known)
+    return text if text.startswith("did") else f"for example {', '.join(known[:3])}"
+
+
+def _model_names(library: str) -> list[str]:
+    if library == "timm":
+        import timm
+
+        return list(timm.list_models())
+    if library == "torchvision":
+        import torchvision
+
+        return list(torchvision.models.list_models(module=torchvision.models))
+    return list(_open_clip().list_models())
+
+
+def _open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ConfigError("open_clip models need the extra: pip install 'lgrep[clip]'") from error
+    return open_clip
+
+
+def _from_timm(model: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> Any:
+    import timm
+
+    if image_size is not None and "img_size" in _timm_arguments(model):
+        options = {"img_size": image_size, **options}
+    return timm.create_model(model, pretrained=pretrained, num_classes=0, **options)
+
+
+def _timm_arguments(model: str) -> set[str]:
+    """Named constructor arguments of the class behind a timm entry point."""
+    import timm
+
+    module = inspect.getmodule(timm.model_entrypoint(model))
+    for name in ("VisionTransformer", "SwinTransformer"):
+        if hasattr(module, name) and ("vit" in model or "deit" in model or "swin" in model):
+            return set(inspect.signature(getattr(module, name)).parameters)
+    return set()
+
+
+def _from_torchvision(model: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> Any:
+    import torchvision
+
+    if image_size is not None and model.startswith("vit"):
+        options = {"image_size": image_size, **options}
+    network = torchvision.models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
+    for head in ("fc", "classifier", "heads", "head"):
+        if hasattr(network, head):
+            setattr(network, head, nn.Identity())
+            return network
+    raise ConfigError(f"torchvision/{model} is not an image classifier, so its features cannot be found")
+
+
+def _from_open_clip(model: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> Any:
+    weights = options.pop("weights", "openai" if pretrained else None)
+    if image_size is not None:
+        options = {"force_image_size": image_size, **options}
+    return _open_clip().create_model(model, pretrained=weights, **options).visual
+
+
+def _use_small_stem(backbone: nn.Module, name: str) -> None:
+    stem = getattr(backbone, "conv1", None)
+    if not isinstance(stem, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+        raise ConfigError(f"backbone.small_stem=true is for ResNets with a 7x7 stem; {name} has none. Leave it out.")
+    backbone.conv1 = nn.Conv2d(stem.in_channels, stem.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()
+
+
+def _feature_dim(backbone: nn.Module, image_size: int | None) -> int:
+    """D, from one forward pass in evaluation mode (no state changes)."""
+    size = image_size or _native_size(backbone)
+    training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(torch.zeros(1, 3, size, size))
+    backbone.train(training)
+    if features.ndim != 2:
+        raise ConfigError(f"the backbone gives features of shape {tuple(features.shape)}, expected [B, D]")
+    return int(features.shape[1])
+
+
+def _native_size(backbone: nn.Module) -> int:
+    configuration = getattr(backbone, "pretrained_cfg", None) or {}
+    size = configuration.get("input_size", (3, 224, 224))[-1]
+    declared = getattr(backbone, "image_size", size)
+    return int(declared[0] if isinstance(declared, tuple) else declared)
+
+
+_BUILDERS = {"timm": _from_timm, "torchvision": _from_torchvision, "open_clip": _from_open_clip}

@@ -1,0 +1,289 @@
+"""The one way in for notebooks, evaluators and miners: a name or a file becomes an encoder and its transform."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from lgrep.backbones.registry import LIBRARIES, build_backbone
+from lgrep.data.pictures import to_rgb
+from lgrep.errors import CheckpointError, ConfigError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PIXELS_SIZE = 24
+PREFIX = "backbone."
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# options with which a library would open a file or a download that the checkpoint names
+_UNSAFE_OPTIONS = frozenset(
+    [
+        "checkpoint_path",
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "pretrained_hf",
+        "pretrained_image",
+        "weights",
+        "weights_backbone",
+        "cache_dir",
+        "hf_hub_id",
+        "cfg",
+        "features_only",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """PIL picture -> float32 Tensor [3, size, size]; picklable.
+
+    Any mode is taken (transparency on white, EXIF orientation applied), the shorter side is resized to
+    `size` with Pillow's filter (which antialiases), the centre is cropped and channels are normalised.
+
+    Attributes:
+        size: side in pixels.
+        mean, std: per channel, of values in [0, 1].
+        interpolation: "bilinear", "bicubic", "lanczos" or "nearest".
+    """
+
+    size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        rgb = to_rgb(ImageOps.exif_transpose(picture))
+        scale = self.size / min(rgb.size)
+        width, height = (max(self.size, round(side * scale)) for side in rgb.size)
+        if (width, height) != rgb.size:
+            rgb = rgb.resize((width, height), _FILTERS[self.interpolation])
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        rgb = rgb.crop((left, top, left + self.size, top + self.size))
+        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float().div_(255)
+        return (pixels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+
+
+class Pixels(nn.Module):
+    """Pictures [B, 3, H, W] -> [B, 3 H W]: the baseline that learns nothing."""
+
+    def __init__(self, size: int = PIXELS_SIZE) -> None:
+        super().__init__()
+        self.name, self.options, self.dim = "pixels", {"size": size}, 3 * size * size
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return pictures.flatten(1)
+
+
+def load_encoder(
+    name_or_path: str | Path,
+    image_size: int | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> tuple[nn.Module, EvaluationTransform]:
+    """An image encoder in evaluation mode and the transform of its pictures.
+
+    Args:
+        name_or_path: a run folder (its `checkpoints/last.ckpt`), a checkpoint file, a public model
+            (`timm/NAME`, `torchvision/NAME`, `open_clip/NAME` or a bare NAME; pre-trained weights),
+            `random/NAME` (the same network with random weights) or `pixels` (24 px, flattened).
+        image_size: side of the pictures in px; None takes the checkpoint's or the library's, 24 for pixels.
+        device: where the encoder is put.
+        seed: draws the weights of `random/NAME`; the global generator is left alone.
+
+    Returns:
+        (encoder: float pictures [B, 3, H, W] -> features [B, D], with `.dim`, `.name` and `.options`;
+        transform, a dataclass: `dataclasses.replace(transform, mean=..., std=...)` for `pixels` and
+        `random/NAME`, which know nothing of the pictures and get the library's or ImageNet's statistics).
+
+    Raises:
+        ConfigError: an unknown name, with the nearest known ones.
+        CheckpointError: a missing, damaged or unfitting checkpoint, or weights that cannot be downloaded.
+
+    Example:
+        >>> encoder, transform = load_encoder("random/timm/test_resnet", image_size=48)
+        >>> encoder(transform(Image.new("RGB", (64, 80)))[None]).shape[1] == encoder.dim
+        True
+    """
+    name = str(name_or_path)
+    encoder: nn.Module
+    if name == "pixels":
+        size = image_size or PIXELS_SIZE
+        encoder, transform = Pixels(size), EvaluationTransform(size)
+    elif name == "random" or name.startswith("random/"):
+        encoder = random_encoder(name.partition("/")[2], image_size, seed)
+        transform = _library_transform(encoder, image_size)
+    elif is_checkpoint(name):
+        encoder, transform = _from_checkpoint(Path(name), image_size)
+    else:
+        encoder = _public(name, image_size)
+        transform = _library_transform(encoder, image_size)
+    return encoder.eval().to(device), transform
+
+
+def random_encoder(name: str, image_size: int | None = None, seed: int = 0, **options: Any) -> nn.Module:
+    """A registry backbone with the random weights of `seed`; the global generator is left alone.
+
+    Raises:
+        ConfigError: unknown or empty name.
+    """
+    if not name:
+        raise ConfigError("'random' needs the name of a network: type for example random/timm/test_resnet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_backbone(name, image_size=image_size, **options)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether `load_encoder` takes `name` for a file or folder rather than for a model."""
+    path_like = name.startswith(("/", "./", "../")) or name.endswith((".ckpt", ".pt", ".pth"))
+    return name.split("/")[0] not in (*LIBRARIES, "random", "pixels") and (path_like or Path(name).exists())
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint of a run folder (`checkpoints/last.ckpt`), or the file itself.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_file():
+        return path
+    last = path / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return last
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint or run folder at {path}")
+    others = sorted(path.glob("**/*.ckpt"))
+    hint = f"it has {others[0]}: name that file" if others else "has the run written a checkpoint yet?"
+    raise CheckpointError(f"{path} has no checkpoints/last.ckpt; {hint}")
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The dict of a checkpoint of this project, read without executing anything in it.
+
+    Raises:
+        CheckpointError: missing, damaged, holding other objects than tensors and plain types, or foreign.
+    """
+    file = checkpoint_file(Path(path))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickle protocols before it refuses them
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{file} is damaged, or holds objects besides tensors and plain types, which are never loaded"
+        ) from error
+    except Exception as error:  # zip, pickle and tensor readers raise almost anything on broken files
+        raise CheckpointError(f"{file} cannot be read as a checkpoint, it may be cut off: {_line(error)}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("lgrep"), dict) or "state_dict" not in content:
+        found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{file} was not written by lgrep: it needs 'state_dict' and 'lgrep', and has {found}")
+    return content
+
+
+def _from_checkpoint(path: Path, image_size: int | None) -> tuple[nn.Module, EvaluationTransform]:
+    file = checkpoint_file(path)
+    content = read_checkpoint(file)
+    name, options, image = _described(content["lgrep"], file)
+    size = image_size or int(image["size"])
+    own_size = options.pop("image_size", None)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            encoder = build_backbone(name, image_size=size if own_size is not None else None, **options)
+    except ConfigError as error:
+        raise CheckpointError(f"the backbone of {file} cannot be rebuilt: {error}") from error
+    states = content["state_dict"]
+    own = {key.removeprefix(PREFIX): value for key, value in states.items() if key.startswith(PREFIX)}
+    _load_strictly(encoder, own, file)
+    interpolation = str(image.get("interpolation", "bilinear"))
+    if interpolation not in _FILTERS:
+        raise CheckpointError(f"{file} asks for interpolation '{interpolation}'; known: {', '.join(_FILTERS)}")
+    return encoder, EvaluationTransform(size, tuple(image["mean"]), tuple(image["std"]), interpolation)
+
+
+def _described(about: Mapping[str, Any], file: Path) -> tuple[str, dict[str, Any], Mapping[str, Any]]:
+    """Name and options of the backbone, and the picture settings, checked to be plain and harmless."""
+    try:
+        name, options, image = about["backbone"]["name"], dict(about["backbone"]["options"]), about["image"]
+        complete = isinstance(name, str) and len(image["mean"]) == len(image["std"]) == 3 and int(image["size"]) > 0
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} does not say which backbone it holds: {_line(error)}") from error
+    if not complete:
+        raise CheckpointError(f"{file} describes its backbone wrongly: {about['backbone']}, {image}")
+    for key, value in options.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        plain = all(item is None or isinstance(item, (bool, int, float, str)) for item in values)
+        if key in _UNSAFE_OPTIONS or not plain:
+            raise CheckpointError(
+                f"{file} gives its backbone the option {key}={value!r}, which a checkpoint may not set"
+            )
+    return name, options, image
+
+
+def _load_strictly(encoder: nn.Module, states: Mapping[str, Tensor], file: Path) -> None:
+    expected = encoder.state_dict()
+    wrong = [
+        ("missing", sorted(expected.keys() - states.keys())),
+        ("unexpected", sorted(states.keys() - expected.keys())),
+        (
+            "of another shape",
+            [
+                f"{key} {tuple(states[key].shape)} instead of {tuple(value.shape)}"
+                for key, value in expected.items()
+                if key in states and states[key].shape != value.shape
+            ],
+        ),
+    ]
+    problems = [
+        f"{len(keys)} {what}: {', '.join(keys[:4])}" + (", ..." if len(keys) > 4 else "")
+        for what, keys in wrong
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(
+            f"the weights in {file} do not fit {getattr(encoder, 'name', 'it')}: {'; '.join(problems)}"
+        )
+    encoder.load_state_dict(states)
+
+
+def _public(name: str, image_size: int | None) -> nn.Module:
+    try:
+        return build_backbone(name, image_size=image_size, pretrained=True)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} (models are also a run folder, a checkpoint file, random/NAME or pixels)"
+        ) from error
+    except Exception as error:  # hubs raise errors of many libraries
+        raise CheckpointError(
+            f"the public weights of {name} cannot be had: {_line(error)}. Without a network type random/{name}"
+        ) from error
+
+
+def _library_transform(encoder: nn.Module, image_size: int | None) -> EvaluationTransform:
+    """The library's picture settings (timm's `pretrained_cfg`), without its crop margin; else ImageNet's."""
+    settings: Mapping[str, Any] = getattr(encoder, "pretrained_cfg", None) or {}
+    mean, std = settings.get("mean") or IMAGENET_MEAN, settings.get("std") or IMAGENET_STD
+    interpolation = str(settings.get("interpolation", "bilinear"))
+    return EvaluationTransform(
+        image_size or int(settings.get("input_size", (3, 224, 224))[-1]),
+        tuple(getattr(encoder, "image_mean", mean)),
+        tuple(getattr(encoder, "image_std", std)),
+        interpolation if interpolation in _FILTERS else "bilinear",
+    )
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

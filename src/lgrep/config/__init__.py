@@ -1,0 +1,1 @@
+"""Typed configuration: composition, schema, checks and construction."""

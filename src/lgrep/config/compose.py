@@ -1,0 +1,130 @@
+"""Composition: command line -> Hydra -> typed configuration, with errors a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from lgrep.config.locate import config_folder
+from lgrep.config.messages import explain
+from lgrep.errors import ConfigError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def compose_config(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compose `configs/<name>.yaml` with overrides.
+
+    Returns:
+        The resolved configuration as plain containers, and the chosen file of each group.
+
+    Raises:
+        ConfigError: an override that Hydra does not accept, in our words.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+            composed = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
+        choices = {str(k): str(v) for k, v in composed.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
+        return plain(composed), choices
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_translate(str(error), overrides, name)) from error
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """A composed configuration as plain containers, interpolations resolved, without Hydra's own part."""
+    copy = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    container = OmegaConf.to_container(copy, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def parse(model: type[Model], values: dict[str, Any]) -> Model:
+    """Check plain values against a schema.
+
+    Raises:
+        ConfigError: names every unknown key and wrong value.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, "", model, values)) from error
+
+
+def group_choices(group: str) -> list[str]:
+    """Names of the files of a configuration group."""
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+
+
+def experiments() -> dict[str, str]:
+    """Experiment name -> its one-line description (the first comment line of its file)."""
+    found = {}
+    for name in group_choices("experiment"):
+        text = (config_folder() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+        comment = next((line[1:].strip() for line in text.splitlines() if line.startswith("#") and "@" not in line), "")
+        found[name] = comment
+    return found
+
+
+def _translate(message: str, overrides: Sequence[str], config_name: str) -> str:
+    first = message.strip().splitlines()[0]
+    group = re.search(r"Could not find '([\w-]+)/([^']+)'", message)
+    if group:
+        folder, choice = group.groups()
+        return f"{folder}={choice}: no such choice; {did_you_mean(choice, group_choices(folder))} Type {folder}=NAME"
+    key = re.search(
+        r"Could not override '([^']+)'|Key '([^']+)' is not in struct|In '[^']+': Could not override '([^']+)'", message
+    )
+    if key:
+        name = next(part for part in key.groups() if part)
+        return unknown_key(_full_key(name, overrides), config_name)
+    syntax = re.search(r"parsing override '([^']*)'", message)
+    if syntax:
+        return f"cannot read the argument '{syntax.group(1)}': write key=value, e.g. seed=1 or optimizer.base_lr=1e-3"
+    return first
+
+
+def _full_key(name: str, overrides: Sequence[str]) -> str:
+    keys = [override.split("=")[0].lstrip("+~") for override in overrides]
+    return next((key for key in keys if key == name or key.endswith("." + name)), name)
+
+
+def unknown_key(key: str, config_name: str) -> str:
+    """The message for a key that the configuration does not have, with the nearest one."""
+    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+        default = compose(config_name=config_name)
+    allowed = _dotted(OmegaConf.to_container(default, resolve=False))
+    parent, _, last = key.rpartition(".")
+    siblings = [name for name in allowed if name.rpartition(".")[0] == parent]
+    if siblings:
+        return f"{key}: unknown setting; {did_you_mean(last, [name.rpartition('.')[2] for name in siblings])}"
+    return f"{key}: unknown setting; {did_you_mean(key, allowed)}"
+
+
+def _dotted(node: Any, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    names = []
+    for key, value in node.items():
+        names.append(f"{prefix}{key}")
+        names += _dotted(value, f"{prefix}{key}.")
+    return names
+
+
+def to_yaml(values: Any) -> str:
+    """Plain containers as YAML, keys in order."""
+    return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+def write_yaml(values: Any, path: Path) -> None:
+    """Write plain containers as YAML."""
+    path.write_text(to_yaml(values), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Picture sources, pairings, views and the batches that methods consume."""

@@ -1,0 +1,76 @@
+"""The one batch that every pairing produces and every method consumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """B anchors seen through V views, view-major.
+
+    A view is one rendering (crop and augmentation) of one picture of each anchor. Row `[v, b]` of every
+    label-like tensor describes picture `b` of `views[v]`; flattening them gives the order
+    `v * B + b` in which features are concatenated.
+
+    `pin_memory` and `to` act on every tensor. Lightning moves the batch through `to` (a class with that
+    method is treated as one object), so a plain nested dataclass is enough.
+
+    Attributes:
+        views: V tensors [B, 3, H, W]; uint8 as the workers ship them, float32 and normalised after the
+            data module's after-transfer hook. Sizes may differ between views.
+        row: Long [V, B], row of the picture in the table.
+        group: Long [V, B], equal numbers mark positives: the caption's row for siblings, the anchor's
+            picture for self views.
+        label: Long [V, B], class of the picture, -1 where there is none.
+        params: per view, the tensors that the device augmentation applies (crop boxes, jitter factors,
+            ...), as drawn in the worker; leading dimension B except for index lists.
+        caption: the captions of the anchors' first pictures (strings, not moved), when asked for.
+        replaced: what was wrong with pictures that had to be replaced: (row, row used, reason).
+        epoch: the epoch that the batch belongs to.
+    """
+
+    views: list[Tensor]
+    row: Tensor
+    group: Tensor
+    label: Tensor
+    params: list[dict[str, Tensor]] = field(default_factory=list)
+    caption: list[str] = field(default_factory=list)
+    replaced: list[tuple[int, int, str]] = field(default_factory=list)
+    epoch: int = 0
+
+    @property
+    def num_views(self) -> int:
+        """V."""
+        return len(self.views)
+
+    @property
+    def num_anchors(self) -> int:
+        """B on this rank."""
+        return int(self.row.shape[1])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch with every tensor on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch with every tensor in page-locked memory."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, move: Any) -> Batch:
+        changed = {entry.name: _map_tensors(getattr(self, entry.name), move) for entry in fields(self)}
+        return replace(self, **changed)
+
+
+def _map_tensors(value: Any, move: Any) -> Any:
+    if isinstance(value, Tensor):
+        return move(value)
+    if isinstance(value, list) and value and isinstance(value[0], (Tensor, dict)):
+        return [_map_tensors(item, move) for item in value]
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, move) for key, item in value.items()}
+    return value

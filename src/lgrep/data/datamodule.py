@@ -1,0 +1,146 @@
+"""The data module: exact batches from any source, pairing and views."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lgrep.data.batch import Batch
+from lgrep.data.dataset import Collate, ViewDataset
+from lgrep.data.pairings import Pairing
+from lgrep.data.probe import ProbeData, render_probe
+from lgrep.data.samplers import ExactBatchSampler
+from lgrep.data.sources import Source
+from lgrep.data.table import Table
+from lgrep.data.transforms import Transform
+from lgrep.data.views import View
+
+
+class PairDataModule(pl.LightningDataModule):
+    """Serves training batches of V views per anchor, and probe pictures.
+
+    Workers ship uint8 views and the parameters of their augmentation; `on_after_batch_transfer` applies
+    the augmentation on the training device (training batches only).
+
+    Args:
+        source: opens the tables.
+        pairing: chooses the pictures of an anchor.
+        views: V views.
+        transforms: by name.
+        batch_size: anchors per optimiser step over all processes.
+        seed: of the run.
+        workers: loading processes per training process; None: the cores that training leaves free, at most 8.
+        cache_bytes: decoded pictures kept per loading process.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        pairing: Pairing,
+        views: Sequence[View],
+        transforms: Mapping[str, Transform],
+        batch_size: int,
+        seed: int = 0,
+        workers: int | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source = source
+        self.pairing = pairing
+        self.views = list(views)
+        self.transforms = dict(transforms)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers if workers is not None else min(8, (os.cpu_count() or 1) - 1)
+        self.cache_bytes = cache_bytes
+        self.replaced_count = 0
+        self._consumed = 0
+
+    @cached_property
+    def table(self) -> Table:
+        """The training pictures."""
+        return self.source.training()
+
+    @cached_property
+    def anchors(self) -> Any:
+        """Anchor numbers of one epoch."""
+        return self.pairing.anchors(self.table)
+
+    @cached_property
+    def probe(self) -> ProbeData | None:
+        """Rendered probe pictures, or None without labels."""
+        tables = self.source.probe()
+        return None if tables is None else render_probe(tables, self.views[0].size)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of `Batch.label`; 0 without labels."""
+        if self.probe is not None:
+            return len(self.probe.class_names)
+        return int(self.table.column("label").max(initial=-1)) + 1 if self.table.has("label") else 0
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Optimiser steps that one pass over the anchors takes."""
+        return len(self.anchors) // self.batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position in the stream: batches consumed, the same on all ranks."""
+        assert self.trainer is not None
+        return {"consumed": self.trainer.global_step * self.trainer.accumulate_grad_batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._consumed = int(state_dict["consumed"])
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        assert self.trainer is not None
+        sampler = ExactBatchSampler(
+            self.anchors,
+            self.batch_size,
+            self.seed,
+            total_batches=self.trainer.max_steps * self.trainer.accumulate_grad_batches,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            consumed=self._consumed,
+        )
+        table = self.table
+        dataset = ViewDataset(table, self.pairing, self.views, self.transforms, self.seed, self.cache_bytes)
+        labels = table.column("label") if table.has("label") else None
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=Collate(self.views, self.transforms, labels),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the loader must not draw from the global generator
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if isinstance(batch, Batch) and self.trainer is not None and self.trainer.training:
+            return self.augment(batch)
+        return batch
+
+    def augment(self, batch: Batch) -> Batch:
+        """Replace the uint8 views by augmented, normalised float views on the same device."""
+        with torch.no_grad():
+            batch.views = [
+                self.transforms[view.transform].device(pictures, params)
+                for view, pictures, params in zip(self.views, batch.views, batch.params, strict=True)
+            ]
+        return batch
+
+    def normalise(self, pictures: Tensor) -> Tensor:
+        """Evaluation normalisation of uint8 [B, 3, H, W] to float32, with the first view's constants."""
+        transform = self.transforms[self.views[0].transform]
+        mean, std = (
+            torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (transform.mean, transform.std)
+        )
+        return (pictures.float() / 255 - mean) / std

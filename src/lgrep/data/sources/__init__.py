@@ -1,0 +1,33 @@
+"""Picture sources: each opens its training table and, where labels exist, tables for online probes.
+
+`configs/data/*.yaml` names a source by `_target_`; one in a user's own package works the same.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from lgrep.data.probe import ProbeTables
+from lgrep.data.sources.emoji import EmojiSource
+from lgrep.data.sources.folder import FolderSource
+from lgrep.data.sources.shards import ShardSource
+from lgrep.data.table import Table
+
+
+class Source(Protocol):
+    """Where pictures and captions come from."""
+
+    def training(self) -> Table:
+        """The pictures to train on.
+
+        Raises:
+            DataError: missing or unreadable data; says what is missing and which override points to it.
+        """
+        ...
+
+    def probe(self) -> ProbeTables | None:
+        """Labelled pictures for online probes, or None."""
+        ...
+
+
+__all__ = ["EmojiSource", "FolderSource", "ShardSource", "Source"]

@@ -1,0 +1,155 @@
+"""What every method shares: the backbone, the optimiser, logging and the order of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from lgrep.backbones import Backbone
+from lgrep.data.batch import Batch
+from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How parameters are updated; the arguments of `lgrep.optim`'s functions.
+
+    Attributes:
+        name: of the optimiser.
+        options: its own settings (betas, momentum, ...).
+        peak_lr: resolved learning rate at the end of the warm-up.
+        weight_decay: of the decayed group.
+        decay_exclude: rule for the other group.
+        warmup_steps: optimiser steps of the warm-up, possibly a fraction.
+        total_steps: optimiser steps of the run.
+        start_lr, final_lr: learning rates of the first step and at the end.
+        warmup_inclusive: lgssl's reading of the warm-up.
+    """
+
+    name: str
+    options: dict[str, Any]
+    peak_lr: float
+    weight_decay: float
+    decay_exclude: str
+    warmup_steps: float
+    total_steps: int
+    start_lr: float = 0.0
+    final_lr: float = 0.0
+    warmup_inclusive: bool = False
+
+
+@dataclass
+class StepOutput:
+    """What `training_loss` gives back.
+
+    Attributes:
+        loss: scalar to minimise.
+        features: backbone features [V * B, D], view-major.
+        embeddings: head outputs [V * B, E], view-major.
+        parts: named scalars to log beside the loss.
+    """
+
+    loss: Tensor
+    features: Tensor
+    embeddings: Tensor
+    parts: dict[str, Tensor]
+
+
+class Method(pl.LightningModule):
+    """A training objective around a backbone.
+
+    A method is one subclass: heads in `__init__`, the objective in `training_loss`. The arguments of
+    `__init__` other than `backbone` are its configuration schema.
+
+    Order of side effects in a step, which subclasses may rely on:
+
+    1. torch is seeded from (seed, step, rank), so that a resumed run draws the same numbers;
+    2. `training_loss(batch)` (teachers and memories that feed this step's loss are updated inside it);
+    3. backward, gradient all-reduce, optimiser step, learning-rate step;
+    4. `after_step()` (teachers that follow the updated weights, parameter clamps);
+    5. callbacks, with detached features and embeddings.
+
+    Attributes:
+        exact_views: number of views that the objective is defined for; None: any from `min_views` on.
+        min_views: fewest views.
+        needs_text: whether batches must carry captions.
+    """
+
+    exact_views: ClassVar[int | None] = None
+    min_views: ClassVar[int] = 1
+    needs_text: ClassVar[bool] = False
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimisation: Optimisation | None = None
+        self.seed = 0
+        self.image: dict[str, Any] = {}
+
+    def training_loss(self, batch: Batch) -> StepOutput:
+        """The objective on one batch of normalised views."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Side effects that follow the optimiser step."""
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Features [V * B, D] of all views, view-major; one backbone pass per resolution."""
+        sizes = list(dict.fromkeys(view.shape[-1] for view in batch.views))
+        if len(sizes) == 1:
+            features: Tensor = self.backbone(torch.cat(batch.views))
+            return features
+        by_size = {size: [v for v, view in enumerate(batch.views) if view.shape[-1] == size] for size in sizes}
+        chunks: dict[int, Tensor] = {}
+        for views in by_size.values():
+            features = self.backbone(torch.cat([batch.views[v] for v in views]))
+            chunks.update(zip(views, features.chunk(len(views)), strict=True))
+        return torch.cat([chunks[v] for v in range(batch.num_views)])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        output = self.training_loss(batch)
+        self.log("train/loss", output.loss.detach(), batch_size=batch.num_anchors)
+        for name, value in output.parts.items():
+            self.log(f"train/{name}", value.detach(), batch_size=batch.num_anchors)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=batch.num_anchors)
+        return {"loss": output.loss, "features": output.features.detach(), "embeddings": output.embeddings.detach()}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+
+    def configure_optimizers(self) -> Any:
+        assert self.optimisation is not None, "build methods with lgrep.training, or set `optimisation`"
+        plan = self.optimisation
+        groups = parameter_groups(self, plan.weight_decay, plan.decay_exclude)
+        optimizer = build_optimizer(plan.name, groups, plan.peak_lr, **plan.options)
+        schedule = warmup_cosine_scheduler(
+            optimizer, plan.warmup_steps, plan.total_steps, plan.final_lr, plan.start_lr, plan.warmup_inclusive
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["lgrep"] = {
+            "backbone": {"name": self.backbone.name, "options": self.backbone.options},
+            "image": dict(self.image),
+            "method": f"{type(self).__module__}.{type(self).__qualname__}",
+            "step": self.global_step,
+        }
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of torch's generators in one step: a 63-bit mix of the three numbers.
+
+    >>> step_seed(0, 1, 0) != step_seed(0, 0, 1)
+    True
+    """
+    value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) & (2**64 - 1)
+    value ^= value >> 31
+    return (value * 0xD6E8FEB86659FD93 & (2**64 - 1)) >> 1

@@ -1,0 +1,101 @@
+"""Projection and prediction heads."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lgrep.errors import ConfigError, did_you_mean
+
+NORMS = ("batch", "layer", "none")
+
+
+class MLPHead(nn.Sequential):
+    """Linear -> norm -> ReLU for every layer but the last, which is a Linear alone.
+
+    The defaults are StableRep's projector, used on the CLS feature. Linear layers and norms keep torch's
+    initialisation (BatchNorm: eps 1e-5, momentum 0.1). To share batch statistics between processes, convert
+    the whole model with `lgrep.backbones.norm.convert_batchnorm`.
+
+    Args:
+        in_dim: width of the features, [N, in_dim].
+        dims: widths of the layers, the last being that of the output.
+        bias: biases of the Linear layers.
+        norm: `batch`, `layer` or `none`.
+        last_norm: the norm also after the last Linear (SimSiam's projector).
+
+    Attributes:
+        out_dim: width of the output, [N, out_dim].
+
+    Raises:
+        ConfigError: no or non-positive widths, an unknown norm, or `last_norm` without a norm.
+
+    Paper:
+        Tian et al., StableRep, 2023, https://arxiv.org/abs/2306.00984.
+
+    >>> head = MLPHead(8, dims=(16, 16, 4), bias=False)
+    >>> [name for name, _ in head.named_children()]
+    ['linear1', 'norm1', 'relu1', 'linear2', 'norm2', 'relu2', 'linear3']
+    >>> head(torch.randn(6, 8)).shape, head.out_dim
+    (torch.Size([6, 4]), 4)
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        dims: Sequence[int] = (4096, 4096, 256),
+        bias: bool = True,
+        norm: str = "batch",
+        last_norm: bool = False,
+    ) -> None:
+        if norm not in NORMS:
+            raise ConfigError(f"Unknown norm {norm!r} of a head; {did_you_mean(norm, NORMS)} Type e.g. norm=batch.")
+        if last_norm and norm == "none":
+            raise ConfigError("last_norm=true needs a norm; type norm=batch or norm=layer, or last_norm=false.")
+        if not dims or min(in_dim, *dims) < 1:
+            raise ConfigError(
+                f"A head needs one or more positive widths, got in_dim={in_dim}, dims={list(dims)}; "
+                "type e.g. dims=[4096,4096,256]."
+            )
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, (width_in, width_out) in enumerate(zip((in_dim, *dims), dims, strict=False), start=1):
+            last = number == len(dims)
+            layers[f"linear{number}"] = nn.Linear(width_in, width_out, bias=bias)
+            if norm != "none" and (last_norm or not last):
+                layers[f"norm{number}"] = nn.BatchNorm1d(width_out) if norm == "batch" else nn.LayerNorm(width_out)
+            if not last:
+                layers[f"relu{number}"] = nn.ReLU(inplace=True)
+        super().__init__(layers)
+        self.out_dim = dims[-1]
+
+
+def apply_per_view(head: nn.Module, features: Tensor, num_views: int) -> Tensor:
+    """Calls `head` once per view, so that batch statistics are those of one view.
+
+    Running statistics are updated `num_views` times, in the order of the views, as in StableRep.
+
+    Args:
+        head: [B, D] -> [B, E].
+        features: [V * B, D], view-major: row v * B + b is anchor b in view v.
+        num_views: V >= 1.
+
+    Returns:
+        [V * B, E], view-major.
+
+    Raises:
+        ValueError: the rows cannot be split into V equal views.
+
+    >>> apply_per_view(nn.Linear(3, 2), torch.zeros(8, 3), num_views=4).shape
+    torch.Size([8, 2])
+    """
+    if num_views < 1 or features.shape[0] % num_views:
+        raise ValueError(
+            f"{features.shape[0]} rows cannot be split into {num_views} equal views; features must be [V * B, D]."
+        )
+    if num_views == 1:
+        output: Tensor = head(features)
+        return output
+    return torch.cat([head(view) for view in features.chunk(num_views)])

@@ -1,0 +1,233 @@
+"""Building and running one training run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+
+from lgrep.backbones import build_backbone
+from lgrep.backbones.norm import convert_batchnorm
+from lgrep.callbacks.checkpointing import RunCheckpoint
+from lgrep.callbacks.skipped import SkippedPictures
+from lgrep.callbacks.throughput import Throughput
+from lgrep.config.spec import build
+from lgrep.data.datamodule import PairDataModule
+from lgrep.errors import ConfigError
+from lgrep.loggers import MetricsFile
+from lgrep.methods.base import Method, Optimisation
+from lgrep.optim import scaled_lr
+from lgrep.records import git_commit, hardware, versions, weights_hash
+from lgrep.training.folder import RunFolder
+from lgrep.training.resolve import Resolved, resolve
+from lgrep.training.screen import show_start
+
+
+def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
+    """Run the training that a composed configuration describes.
+
+    A folder that already holds this configuration is continued from its last checkpoint; a finished one
+    is left as it is.
+
+    Args:
+        values: composed configuration as plain containers.
+        choices: chosen file of each configuration group.
+
+    Returns:
+        The run's summary (also in `summary.json`), with `run_dir`.
+    """
+    resolved = resolve(values, choices)
+    config = resolved.config
+    _quiet_lightning()
+    folder = RunFolder.of(
+        config.paths.runs, resolved.name, resolved.values, fresh=config.resume == "never" and _is_first()
+    )
+    finished = folder.summary
+    if finished is not None:
+        print(f"{folder.path} holds the finished run of this configuration. Type resume=never to run it again.")
+        return finished
+    data = build_data(resolved)
+    method = build_method(resolved, data)
+    assert method.optimisation is not None
+    if _is_first():
+        folder.create(resolved.values)
+    checkpoint, problems = folder.latest_checkpoint()
+    for problem in problems:
+        print(f"{problem}; going on from {checkpoint or 'the beginning'}")
+    trainer = build_trainer(resolved, folder, method.optimisation.total_steps)
+    resumed = _step_of(checkpoint)
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsFile):
+            logger.cut_back(resumed)
+    if trainer.is_global_zero:
+        show_start(resolved, data, method, folder.path, resumed, trainer.world_size)
+    with warnings.catch_warnings():
+        _quieten()
+        trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted or trainer.global_step < trainer.max_steps:
+        return {"run_dir": str(folder.path), "finished": False, "steps": trainer.global_step}
+    summary = _summary(resolved, trainer, method, data, folder)
+    if trainer.is_global_zero:
+        folder.write_summary(summary)
+    return summary
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.stem.partition("-")[2])
+
+
+def build_data(resolved: Resolved) -> PairDataModule:
+    """The data module of a configuration."""
+    loader = resolved.config.loader
+    return PairDataModule(
+        resolved.source,
+        resolved.pairing,
+        resolved.views,
+        resolved.transforms,
+        loader.batch_size,
+        resolved.config.seed,
+        loader.workers,
+        loader.cache_mb * 2**20,
+    )
+
+
+def build_method(resolved: Resolved, data: PairDataModule) -> Method:
+    """The method with fresh weights; the same seed gives the same ones everywhere."""
+    config = resolved.config
+    torch.manual_seed(config.seed)
+    size = config.backbone.image_size or data.views[0].size
+    backbone = build_backbone(config.backbone.name, size, config.backbone.pretrained, **config.backbone.options)
+    method: Method = build(config.method, backbone=backbone)
+    if config.trainer.sync_batchnorm:
+        convert_batchnorm(method)
+    method.optimisation = plan_optimisation(resolved, data)
+    method.seed = config.seed
+    transform = data.transforms[data.views[0].transform]
+    method.image = {"size": data.views[0].size, "mean": list(transform.mean), "std": list(transform.std)}
+    return method
+
+
+def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
+    """Learning rate, steps and warm-up from the configuration and the size of the data."""
+    config = resolved.config
+    optimizer, schedule = config.optimizer, config.schedule
+    per_epoch = data.batches_per_epoch
+    if per_epoch == 0:
+        raise ConfigError(
+            f"loader.batch_size={config.loader.batch_size} is more than the {len(data.anchors)} anchors of the data set. "
+            f"Type loader.batch_size={max(1, len(data.anchors))} or less"
+        )
+    total = config.duration.steps or max(1, round((config.duration.epochs or 0) * per_epoch))
+    warmup: float = schedule.warmup_steps or 0
+    if schedule.warmup_epochs is not None:
+        warmup = schedule.warmup_epochs * per_epoch
+    if warmup > total:
+        raise ConfigError(
+            f"the warm-up of {warmup:g} steps is longer than the run of {total} steps. "
+            f"Type schedule.warmup_steps={total // 10} schedule.warmup_epochs=null"
+        )
+    counted = {"pictures": config.loader.batch_size * len(data.views), "anchors": config.loader.batch_size}
+    options: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps}
+    if optimizer.name == "sgd":
+        options = {"momentum": optimizer.momentum}
+    return Optimisation(
+        name=optimizer.name,
+        options=options,
+        peak_lr=optimizer.base_lr
+        if optimizer.lr_scaling == "none"
+        else scaled_lr(optimizer.base_lr, counted[optimizer.lr_scaling], optimizer.reference_batch),
+        weight_decay=optimizer.weight_decay,
+        decay_exclude=optimizer.decay_exclude,
+        warmup_steps=warmup,
+        total_steps=total,
+        start_lr=schedule.start_lr,
+        final_lr=schedule.final_lr,
+        warmup_inclusive=schedule.warmup_inclusive,
+    )
+
+
+def build_trainer(resolved: Resolved, folder: RunFolder, total_steps: int) -> pl.Trainer:
+    """Lightning's trainer with the run's loggers and callbacks."""
+    config = resolved.config
+    run_dir = str(folder.path)
+    loggers = [build(node, run_dir=run_dir) for node in config.logger.values() if node is not None]
+    callbacks = [
+        build(node, run_dir=run_dir, seed=config.seed) for node in config.callbacks.values() if node is not None
+    ]
+    callbacks.append(SkippedPictures(run_dir, config.loader.max_skip_share))
+    callbacks.append(RunCheckpoint(run_dir, config.checkpoint.every_n_steps, config.checkpoint.keep))
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    return pl.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
+        strategy=config.trainer.strategy,
+        precision=config.trainer.precision,
+        max_steps=total_steps,
+        max_epochs=-1,
+        logger=[MetricsFile(run_dir), *loggers],
+        callbacks=callbacks,
+        log_every_n_steps=config.trainer.log_every_n_steps,
+        deterministic=config.deterministic,
+        enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        default_root_dir=run_dir,
+    )
+
+
+def _summary(
+    resolved: Resolved, trainer: pl.Trainer, method: Method, data: PairDataModule, folder: RunFolder
+) -> dict[str, Any]:
+    """What a finished run is remembered by; every figure of a report can be traced to it."""
+    plan = method.optimisation
+    assert plan is not None
+    pictures = resolved.config.loader.batch_size * len(data.views)
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    speed = next((callback.summary() for callback in callbacks if isinstance(callback, Throughput)), {})
+    metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    return {
+        "run_dir": str(folder.path),
+        "name": resolved.name,
+        "finished": True,
+        "steps": trainer.global_step,
+        "pictures_per_step": pictures,
+        "pictures_seen": trainer.global_step * pictures,
+        "epochs": trainer.global_step / data.batches_per_epoch,
+        "peak_lr": plan.peak_lr,
+        "metrics": metrics,
+        "speed": speed,
+        "replaced_pictures": data.replaced_count,
+        "weights_hash": weights_hash(method.backbone),
+        "data_hash": data.table.content_hash,
+        "seed": resolved.config.seed,
+        "choices": resolved.choices,
+        "commit": git_commit(),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def _is_first() -> bool:
+    """Whether this process is the one that makes folders and prints."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def _quiet_lightning() -> None:
+    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _quieten() -> None:
+    """Warnings of Lightning about choices that are made on purpose here."""
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`max_epochs` was not set.*")

@@ -1,0 +1,78 @@
+"""The run folder: its name from the configuration, and the checkpoints in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lgrep.config.compose import write_yaml
+
+# Settings that do not change what is computed; a run continues in its folder when they differ.
+OPERATIONAL = ("name", "resume", "debug", "paths", "logger", "checkpoint")
+OPERATIONAL_NESTED = {"loader": ("workers", "cache_mb"), "trainer": ("log_every_n_steps",)}
+
+
+def identity(values: dict[str, Any]) -> str:
+    """Eight hexadecimal digits that name a configuration, operational settings left out."""
+    kept = {key: value for key, value in values.items() if key not in OPERATIONAL}
+    for section, keys in OPERATIONAL_NESTED.items():
+        kept[section] = {key: value for key, value in (kept.get(section) or {}).items() if key not in keys}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+class RunFolder:
+    """`<runs>/<name>/<identity>`: the same configuration finds the same folder again.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, runs: str, name: str, values: dict[str, Any], fresh: bool) -> RunFolder:
+        """The folder of this configuration; with `fresh`, one that does not exist yet (`-2`, `-3`, ...)."""
+        base = Path(runs) / name / identity(values)
+        path, number = base, 2
+        while fresh and path.exists():
+            path, number = base.with_name(f"{base.name}-{number}"), number + 1
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the saved states."""
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished run, else None."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def create(self, values: dict[str, Any]) -> None:
+        """Make the folder and write the resolved configuration."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_yaml(values, self.path / "config.yaml")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Mark the run as finished."""
+        partial = self.path / "summary.json.partial"
+        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, self.path / "summary.json")
+
+    def latest_checkpoint(self) -> tuple[Path | None, list[str]]:
+        """The newest readable state, and what was wrong with newer ones."""
+        problems: list[str] = []
+        for path in sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True):
+            try:
+                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return path, problems
+            except Exception as error:  # any damage at all must lead to the previous state
+                problems.append(f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
+        return None, problems

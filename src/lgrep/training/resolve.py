@@ -1,0 +1,95 @@
+"""Everything that follows from a configuration before data or weights are loaded."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from lgrep.config.compose import parse
+from lgrep.config.schema import TrainConfig
+from lgrep.config.spec import build, import_target, validate_spec
+from lgrep.data.pairings import Pairing
+from lgrep.data.sources import Source
+from lgrep.data.transforms import Transform
+from lgrep.data.views import View, describe_views, expand_views
+from lgrep.errors import ConfigError
+
+CALLBACK_INJECTED = ("run_dir", "seed")
+
+
+@dataclass
+class Resolved:
+    """A checked configuration and the light objects made from it (nothing is read or downloaded yet).
+
+    Attributes:
+        config: typed configuration; its `_target_` nodes hold converted values.
+        values: the same as plain containers, for the run folder.
+        choices: chosen file of each configuration group.
+        source, pairing, transforms, views: of the data module.
+        method: class of the method.
+    """
+
+    config: TrainConfig
+    values: dict[str, Any]
+    choices: dict[str, str]
+    source: Source
+    pairing: Pairing
+    transforms: dict[str, Transform]
+    views: list[View]
+    method: type[Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        if self.config.name:
+            return self.config.name
+        return "_".join([self.choices.get("method", "method"), self.choices.get("data", "data")])
+
+
+def resolve(values: dict[str, Any], choices: dict[str, str]) -> Resolved:
+    """Check a composed configuration.
+
+    Raises:
+        ConfigError: unknown keys, wrong values, or choices that contradict each other.
+    """
+    config = parse(TrainConfig, values)
+    config.data = validate_spec(config.data, "data")
+    config.pairing = validate_spec(config.pairing, "pairing")
+    config.method = validate_spec(config.method, "method", injected=("backbone",))
+    config.augment.transforms = {
+        name: validate_spec(node, f"augment.transforms.{name}") for name, node in config.augment.transforms.items()
+    }
+    for section, nodes in (("logger", config.logger), ("callbacks", config.callbacks)):
+        for name, node in nodes.items():
+            if node is not None:
+                nodes[name] = validate_spec(node, f"{section}.{name}", CALLBACK_INJECTED)
+    pairing = build(config.pairing)
+    transforms = {name: build(node) for name, node in config.augment.transforms.items()}
+    views = expand_views(config.augment.views, pairing.pictures, transforms)
+    method = import_target(config.method["_target_"], "method")
+    _check_views(method, views)
+    _check_library(config.backbone.name)
+    return Resolved(config, values, choices, build(config.data), pairing, transforms, views, method)
+
+
+def _check_views(method: type[Any], views: list[View]) -> None:
+    listed = describe_views(views)
+    exact, fewest = getattr(method, "exact_views", None), getattr(method, "min_views", 1)
+    if exact is not None and len(views) != exact:
+        raise ConfigError(
+            f"{method.__name__} compares exactly {exact} views, but augment.views gives {len(views)} ({listed}). "
+            f"Type pairing.pictures={exact}, or another method such as method=stablerep"
+        )
+    if len(views) < fewest:
+        raise ConfigError(
+            f"{method.__name__} needs at least {fewest} views, but augment.views gives {len(views)} ({listed}). "
+            f"Type 'augment.views.0.count={fewest}' or pairing.pictures={fewest}"
+        )
+
+
+def _check_library(name: str) -> None:
+    from lgrep.backbones.registry import split_name
+
+    library, _ = split_name(name)
+    importlib.import_module(library)

@@ -1,0 +1,46 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+TESTS = Path(__file__).parent
+if str(TESTS) not in sys.path:
+    sys.path.insert(0, str(TESTS))  # so that test files import `distributed` under every import mode
+
+import distributed  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(scope="session")
+def run_processes() -> Iterator[Callable[..., list[Any]]]:
+    """`run_processes(function, world_size, *args)`: see `tests/distributed.py`."""
+    yield distributed.run_processes
+    distributed.close_processes()
+
+
+Golden = dict[str, dict[str, dict[str, np.ndarray]]]  # variant, in or out, name
+
+
+@pytest.fixture(scope="session")
+def goldens() -> dict[str, Golden]:
+    """Published reference losses on fixed inputs: goldens[case][variant]["in" or "out"][name]."""
+    tree: dict[str, Golden] = {}
+    with np.load(TESTS / "goldens" / "reference_losses.npz") as file:
+        for key in file.files:
+            case, variant, side, name = key.split("/")
+            tree.setdefault(case, {}).setdefault(variant, {}).setdefault(side, {})[name] = file[key]
+    return tree
