@@ -23,6 +23,8 @@ them out). Prints one table; writes records/*.json and results.csv into out.
 
 def evaluate(values: dict[str, Any], choices: dict[str, str]) -> None:
     """Parse the configuration and measure."""
+    import torch
+
     from lgrep.evaluation.run import evaluate as measure
 
     config = parse(EvaluateConfig, values)
@@ -36,7 +38,7 @@ def evaluate(values: dict[str, Any], choices: dict[str, str]) -> None:
         datasets,
         out=out,
         seed=config.seed,
-        device=config.device,
+        device=("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device,
         batch_size=config.batch_size,
         image_size=config.image_size,
         num_workers=config.workers,

@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# OpenMP threads that spin while they wait make a step many times slower as soon as anything else (a loading
-# worker, another job) wants a core. Must be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads spin for milliseconds while they wait, by default; as soon as anything else (a loading worker,
+# another job) wants a core, a step takes many times longer. A short spin costs little on an idle machine.
+# Must be set before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from lgrep.config.compose import compose_config, experiments, group_choices
 from lgrep.errors import LgrepError

@@ -42,8 +42,8 @@ class SkippedPictures(pl.Callback):
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < trainer.global_step]
             path.write_text("".join(kept), encoding="utf-8")
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not isinstance(batch, Batch):
             return

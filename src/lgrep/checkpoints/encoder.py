@@ -96,7 +96,7 @@ def load_encoder(
     """An image encoder in evaluation mode and the transform of its pictures.
 
     Args:
-        name_or_path: a run folder (its `checkpoints/last.ckpt`), a checkpoint file, a public model
+        name_or_path: a run folder (its `checkpoints/last.ckpt`; in a folder of runs the newest), a checkpoint file, a public model
             (`timm/NAME`, `torchvision/NAME`, `open_clip/NAME` or a bare NAME; pre-trained weights),
             `random/NAME` (the same network with random weights) or `pixels` (24 px, flattened).
         image_size: side of the pictures in px; None takes the checkpoint's or the library's, 24 for pixels.
@@ -153,7 +153,7 @@ def is_checkpoint(name: str) -> bool:
 
 
 def checkpoint_file(path: Path) -> Path:
-    """The checkpoint of a run folder (`checkpoints/last.ckpt`), or the file itself.
+    """The checkpoint of a run folder (`checkpoints/last.ckpt`; of the newest run below it), or the file itself.
 
     Raises:
         CheckpointError: there is none.
@@ -165,6 +165,9 @@ def checkpoint_file(path: Path) -> Path:
         return last
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint or run folder at {path}")
+    runs = sorted(path.glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    if runs:
+        return runs[-1]
     others = sorted(path.glob("**/*.ckpt"))
     hint = f"it has {others[0]}: name that file" if others else "has the run written a checkpoint yet?"
     raise CheckpointError(f"{path} has no checkpoints/last.ckpt; {hint}")

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from lgrep.config.locate import config_folder
@@ -36,7 +36,9 @@ def compose_config(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any],
             composed = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
         choices = {str(k): str(v) for k, v in composed.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
         return plain(composed), choices
-    except (HydraException, OmegaConfBaseException) as error:
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: a value is needed. Type {error.full_key}=...") from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_translate(str(error), overrides, name)) from error
 
 
@@ -87,9 +89,12 @@ def _translate(message: str, overrides: Sequence[str], config_name: str) -> str:
     if key:
         name = next(part for part in key.groups() if part)
         return unknown_key(_full_key(name, overrides), config_name)
-    syntax = re.search(r"parsing override '([^']*)'", message)
-    if syntax:
-        return f"cannot read the argument '{syntax.group(1)}': write key=value, e.g. seed=1 or optimizer.base_lr=1e-3"
+    if message.startswith("Ambiguous value"):
+        return f"{first}: write [a,b] for a list"
+    if "parsing override" in message or "no viable alternative" in message or "override must be" in message:
+        odd = next((text for text in overrides if not re.fullmatch(r"[~+]*[\w.@/-]+(=.*)?", text)), None)
+        what = f"the argument '{odd}'" if odd else "an argument"
+        return f"cannot read {what} ({first}): write key=value, e.g. seed=1 or optimizer.base_lr=1e-3"
     return first
 
 
@@ -103,11 +108,23 @@ def unknown_key(key: str, config_name: str) -> str:
     with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
         default = compose(config_name=config_name)
     allowed = _dotted(OmegaConf.to_container(default, resolve=False))
+    if key in allowed:
+        return f"{key}: new entries are added one by one. Type +{key}.NAME=..."
+    listed = next((name for name in allowed if key.startswith(name + ".") and name in _lists(default)), None)
+    if listed is not None:
+        return f"{key}: elements of a list cannot be set alone. Type the whole list, '{listed}=[...]'"
     parent, _, last = key.rpartition(".")
     siblings = [name for name in allowed if name.rpartition(".")[0] == parent]
     if siblings:
         return f"{key}: unknown setting; {did_you_mean(last, [name.rpartition('.')[2] for name in siblings])}"
     return f"{key}: unknown setting; {did_you_mean(key, allowed)}"
+
+
+def _lists(composed: DictConfig) -> list[str]:
+    names = _dotted(OmegaConf.to_container(composed, resolve=False))
+    return [
+        name for name in names if OmegaConf.is_list(OmegaConf.select(composed, name, throw_on_resolution_failure=False))
+    ]
 
 
 def _dotted(node: Any, prefix: str = "") -> list[str]:

@@ -45,7 +45,7 @@ def _is_union_branch(part: str) -> bool:
 
 
 def _sentence(message: str) -> str:
-    return message[0].lower() + message[1:].replace("Input should be", "it should be") if message else message
+    return message.replace("Input should", "it should").replace("Value error, ", "")
 
 
 def _allowed(model: type[BaseModel], place: list[str]) -> tuple[str, list[str]]:

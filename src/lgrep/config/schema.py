@@ -108,6 +108,7 @@ class Trainer(Section):
     precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true"
     threads: PositiveInt | None = None
     sync_batchnorm: bool = True
+    channels_last: bool = False
     log_every_n_steps: PositiveInt = 10
 
 

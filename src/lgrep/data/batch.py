@@ -9,6 +9,20 @@ import torch
 from torch import Tensor
 
 
+class Shipped:
+    """Tensors that travel with a batch and that Lightning's precision plugins leave as they are.
+
+    Those cast every floating tensor that they find in a batch to the training precision; augmentation
+    parameters must not be rounded to bfloat16.
+
+    Args:
+        tensors: by name.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+
+
 @dataclass
 class Batch:
     """B anchors seen through V views, view-major.
@@ -38,7 +52,7 @@ class Batch:
     row: Tensor
     group: Tensor
     label: Tensor
-    params: list[dict[str, Tensor]] = field(default_factory=list)
+    params: list[Shipped] = field(default_factory=list)
     caption: list[str] = field(default_factory=list)
     replaced: list[tuple[int, int, str]] = field(default_factory=list)
     epoch: int = 0
@@ -69,8 +83,8 @@ class Batch:
 def _map_tensors(value: Any, move: Any) -> Any:
     if isinstance(value, Tensor):
         return move(value)
-    if isinstance(value, list) and value and isinstance(value[0], (Tensor, dict)):
+    if isinstance(value, Shipped):
+        return Shipped({name: move(tensor) for name, tensor in value.tensors.items()})
+    if isinstance(value, list) and value and isinstance(value[0], (Tensor, Shipped)):
         return [_map_tensors(item, move) for item in value]
-    if isinstance(value, dict):
-        return {key: _map_tensors(item, move) for key, item in value.items()}
     return value

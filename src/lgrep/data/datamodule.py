@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +24,18 @@ from lgrep.data.transforms import Transform
 from lgrep.data.views import View
 
 
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On the CPU, the many small operations of an augmentation lose more by waking threads than they gain."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class PairDataModule(pl.LightningDataModule):
     """Serves training batches of V views per anchor, and probe pictures.
 
@@ -38,6 +51,7 @@ class PairDataModule(pl.LightningDataModule):
         seed: of the run.
         workers: loading processes per training process; None: the cores that training leaves free, at most 8.
         cache_bytes: decoded pictures kept per loading process.
+        memory_format: of the views that the method gets.
     """
 
     def __init__(
@@ -50,6 +64,7 @@ class PairDataModule(pl.LightningDataModule):
         seed: int = 0,
         workers: int | None = None,
         cache_bytes: int = 0,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         self.source = source
@@ -60,6 +75,7 @@ class PairDataModule(pl.LightningDataModule):
         self.seed = seed
         self.workers = workers if workers is not None else min(8, (os.cpu_count() or 1) - 1)
         self.cache_bytes = cache_bytes
+        self.memory_format = memory_format
         self.replaced_count = 0
         self._consumed = 0
 
@@ -125,14 +141,19 @@ class PairDataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         if isinstance(batch, Batch) and self.trainer is not None and self.trainer.training:
-            return self.augment(batch)
+            return self.augment(batch, next(self.trainer.lightning_module.parameters()).dtype)
         return batch
 
-    def augment(self, batch: Batch) -> Batch:
-        """Replace the uint8 views by augmented, normalised float views on the same device."""
-        with torch.no_grad():
+    def augment(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Batch:
+        """Replace the uint8 views by augmented, normalised views on the same device.
+
+        The augmentation itself is always computed in float32.
+        """
+        with torch.no_grad(), _one_thread(batch.views[0].device):
             batch.views = [
-                self.transforms[view.transform].device(pictures, params)
+                self.transforms[view.transform]
+                .device(pictures, params.tensors)
+                .to(dtype, memory_format=self.memory_format)
                 for view, pictures, params in zip(self.views, batch.views, batch.params, strict=True)
             ]
         return batch

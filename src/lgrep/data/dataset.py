@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lgrep.data.batch import Batch
+from lgrep.data.batch import Batch, Shipped
 from lgrep.data.pairings import Pairing
 from lgrep.data.pictures import PictureError, decode
 from lgrep.data.randomness import PAIRING_STREAM, REPLACEMENT_STREAM, keyed_generator
@@ -150,7 +150,7 @@ class Collate:
             group=groups.expand(len(self.views), -1).contiguous(),
             label=self._label(rows),
             params=[
-                self.transforms[view.transform].collate([sample.params[v] for sample in samples])
+                Shipped(self.transforms[view.transform].collate([sample.params[v] for sample in samples]))
                 for v, view in enumerate(self.views)
             ],
             replaced=[item for sample in samples for item in sample.replaced],

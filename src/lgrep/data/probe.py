@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from lgrep.data.pictures import decode
+from lgrep.data.pictures import PictureError, decode
 from lgrep.data.table import Table
 from lgrep.data.transforms import EvalRecipe
+from lgrep.errors import DataError
 
 
 @dataclass
@@ -55,10 +57,22 @@ def render_probe(tables: ProbeTables, size: int) -> ProbeData:
 
 
 def _render(table: Table, size: int) -> tuple[Tensor, Tensor]:
+    """Pictures that cannot be read are left out, and said so."""
     crop = EvalRecipe(crop_fraction=1.0)
     rng = np.random.default_rng(0)  # unused by a deterministic transform; the protocol asks for one
-    pixels = []
+    pixels, rows, problems = [], [], []
     for row in range(len(table)):
-        picture = decode(table.read(row))
+        try:
+            picture = decode(table.read(row))
+        except (PictureError, OSError, ValueError) as error:
+            problems.append(f"{table.store.locate(row)} ({error})")
+            continue
         pixels.append(crop.worker(picture, crop.draw(rng, picture.width, picture.height), size))
-    return torch.from_numpy(np.stack(pixels)), torch.from_numpy(table.column("label").astype(np.int64))
+        rows.append(row)
+    if problems:
+        rank_zero_warn(
+            f"{len(problems)} of {len(table)} probe pictures cannot be read and are left out: {problems[0]}, ..."
+        )
+    if not pixels:
+        raise DataError(f"{table.name}: none of the {len(table)} pictures kept for the online probes can be read")
+    return torch.from_numpy(np.stack(pixels)), torch.from_numpy(table.column("label")[rows].astype(np.int64))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
+from lgrep.losses.gather import sum_over_processes, world
 from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
 
 
@@ -89,6 +90,7 @@ class Method(pl.LightningModule):
         self.optimisation: Optimisation | None = None
         self.seed = 0
         self.image: dict[str, Any] = {}
+        self.budget_per_step: dict[str, int] = {}
 
     def training_loss(self, batch: Batch) -> StepOutput:
         """The objective on one batch of normalised views."""
@@ -112,10 +114,11 @@ class Method(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         output = self.training_loss(batch)
-        self.log("train/loss", output.loss.detach(), batch_size=batch.num_anchors)
-        for name, value in output.parts.items():
-            self.log(f"train/{name}", value.detach(), batch_size=batch.num_anchors)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=batch.num_anchors)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            values = {"loss": output.loss, **output.parts}
+            values = {f"train/{name}": mean_over_processes(value) for name, value in values.items()}
+            self.log_dict(values, batch_size=batch.num_anchors)
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=batch.num_anchors)
         return {"loss": output.loss, "features": output.features.detach(), "embeddings": output.embeddings.detach()}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -141,7 +144,14 @@ class Method(pl.LightningModule):
             "image": dict(self.image),
             "method": f"{type(self).__module__}.{type(self).__qualname__}",
             "step": self.global_step,
+            "budget": {"steps": self.global_step, **{k: v * self.global_step for k, v in self.budget_per_step.items()}},
         }
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The detached mean over ranks; losses are scaled so that it is the loss of the global batch."""
+    value = value.detach()
+    return value if world()[1] == 1 else sum_over_processes(value.clone()) / world()[1]
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

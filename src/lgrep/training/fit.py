@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.flop_counter import FlopCounterMode
 
 from lgrep.backbones import build_backbone
 from lgrep.backbones.norm import convert_batchnorm
@@ -44,6 +45,8 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     resolved = resolve(values, choices)
     config = resolved.config
     _quiet_lightning()
+    # Deterministic mode would fill every new tensor with NaN, which costs time and finds no error here.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     folder = RunFolder.of(
         config.paths.runs, resolved.name, resolved.values, fresh=config.resume == "never" and _is_first()
     )
@@ -93,6 +96,7 @@ def build_data(resolved: Resolved) -> PairDataModule:
         resolved.config.seed,
         loader.workers,
         loader.cache_mb * 2**20,
+        torch.channels_last if resolved.config.trainer.channels_last else torch.contiguous_format,
     )
 
 
@@ -105,11 +109,26 @@ def build_method(resolved: Resolved, data: PairDataModule) -> Method:
     method: Method = build(config.method, backbone=backbone)
     if config.trainer.sync_batchnorm:
         convert_batchnorm(method)
+    if config.trainer.channels_last:
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.optimisation = plan_optimisation(resolved, data)
     method.seed = config.seed
+    method.budget_per_step = budget_per_step(method, data)
     transform = data.transforms[data.views[0].transform]
     method.image = {"size": data.views[0].size, "mean": list(transform.mean), "std": list(transform.std)}
     return method
+
+
+def budget_per_step(method: Method, data: PairDataModule) -> dict[str, int]:
+    """Pictures and FLOPs of one optimiser step; FLOPs of the backbone, a backward pass counted as two forward ones."""
+    flops = 0
+    for size in {view.size for view in data.views}:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            training = method.backbone.training
+            method.backbone.eval()(torch.zeros(1, 3, size, size))
+            method.backbone.train(training)
+        flops += 3 * counter.get_total_flops() * sum(view.size == size for view in data.views)
+    return {"pictures": data.batch_size * len(data.views), "flops": data.batch_size * flops}
 
 
 def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
@@ -132,9 +151,9 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
             f"Type schedule.warmup_steps={total // 10} schedule.warmup_epochs=null"
         )
     counted = {"pictures": config.loader.batch_size * len(data.views), "anchors": config.loader.batch_size}
-    options: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps}
+    options: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps, "fused": True}
     if optimizer.name == "sgd":
-        options = {"momentum": optimizer.momentum}
+        options = {"momentum": optimizer.momentum, "fused": True}
     return Optimisation(
         name=optimizer.name,
         options=options,
@@ -190,7 +209,6 @@ def _summary(
     """What a finished run is remembered by; every figure of a report can be traced to it."""
     plan = method.optimisation
     assert plan is not None
-    pictures = resolved.config.loader.batch_size * len(data.views)
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     speed = next((callback.summary() for callback in callbacks if isinstance(callback, Throughput)), {})
     metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
@@ -198,9 +216,10 @@ def _summary(
         "run_dir": str(folder.path),
         "name": resolved.name,
         "finished": True,
-        "steps": trainer.global_step,
-        "pictures_per_step": pictures,
-        "pictures_seen": trainer.global_step * pictures,
+        "budget": {
+            "steps": trainer.global_step,
+            **{name: value * trainer.global_step for name, value in method.budget_per_step.items()},
+        },
         "epochs": trainer.global_step / data.batches_per_epoch,
         "peak_lr": plan.peak_lr,
         "metrics": metrics,

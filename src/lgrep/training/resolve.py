@@ -84,7 +84,7 @@ def _check_views(method: type[Any], views: list[View]) -> None:
     if len(views) < fewest:
         raise ConfigError(
             f"{method.__name__} needs at least {fewest} views, but augment.views gives {len(views)} ({listed}). "
-            f"Type 'augment.views.0.count={fewest}' or pairing.pictures={fewest}"
+            f"Leave out `count` in augment.views, or ask for {fewest} views there"
         )
 
 

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made import encoded, picture_folder
+from torch.utils.data import DataLoader
+
+from lgrep.data.dataset import Collate, PictureCache, ViewDataset
+from lgrep.data.pairings import SelfPairing, SiblingPairing
+from lgrep.data.samplers import ExactBatchSampler
+from lgrep.data.sources import FolderSource
+from lgrep.data.transforms import EvalRecipe, Recipe
+from lgrep.data.views import View
+from lgrep.errors import DataError
+
+VIEWS = [View(0, "strong", 24), View(1, "strong", 24), View(1, "plain", 16)]
+TRANSFORMS = {"strong": Recipe(), "plain": EvalRecipe()}
+
+
+def dataset(root: Path, **changes: Any) -> ViewDataset:
+    table = FolderSource(str(root), group="folder", labels="folder", captions="sidecar", probe_share=0.0).training()
+    arguments: dict[str, Any] = {"pairing": SiblingPairing(pictures=2), "views": VIEWS, "seed": 5}
+    return ViewDataset(table, transforms=TRANSFORMS, **{**arguments, **changes})
+
+
+def loaded(data: ViewDataset, workers: int) -> list[Any]:
+    sampler = ExactBatchSampler(data.pairing.anchors(data.table), 3, seed=5, total_batches=5)
+    collate = Collate(data.views, data.transforms, data.table.column("label"))
+    return list(DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=workers))
+
+
+def assert_same(first: list[Any], second: list[Any]) -> None:
+    for a, b in zip(first, second, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
+        assert torch.equal(a.row, b.row)
+        for p, q in zip(a.params, b.params, strict=True):
+            assert p.tensors.keys() == q.tensors.keys()
+            assert all(torch.equal(p.tensors[name], q.tensors[name]) for name in p.tensors)
+
+
+def test_a_batch_keeps_the_contract(tmp_path: Path) -> None:
+    batch = loaded(dataset(picture_folder(tmp_path)), 0)[0]
+    assert [tuple(view.shape) for view in batch.views] == [(3, 3, 24, 24), (3, 3, 24, 24), (3, 3, 16, 16)]
+    assert all(view.dtype == torch.uint8 for view in batch.views)
+    assert batch.row.shape == batch.group.shape == batch.label.shape == (3, 3)
+    assert torch.equal(batch.row[1], batch.row[2])  # both are views of picture 1
+    assert not torch.equal(batch.row[0], batch.row[1])
+    table = dataset(tmp_path).table
+    assert batch.group.tolist() == [[int(table.group[row]) for row in rows] for rows in batch.row.tolist()]
+    assert batch.label.tolist() == [[int(table.column("label")[row]) for row in rows] for rows in batch.row.tolist()]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(tmp_path: Path, workers: int) -> None:
+    root = picture_folder(tmp_path)
+    assert_same(loaded(dataset(root), 0), loaded(dataset(root, cache_bytes=10**6), workers))
+
+
+def test_a_view_depends_on_its_key_alone(tmp_path: Path) -> None:
+    data = dataset(picture_folder(tmp_path))
+    first, again = data[1, 2], data[1, 2]
+    assert all(np.array_equal(a, b) for a, b in zip(first.pixels, again.pixels, strict=True))
+    assert not np.array_equal(data[0, 2].pixels[0], first.pixels[0])
+    both = dataset(tmp_path, pairing=SelfPairing(), views=[View(0, "strong", 24)] * 2)[0, 0]
+    assert not np.array_equal(both.pixels[0], both.pixels[1])
+
+
+def test_a_dataset_travels_to_a_spawned_worker(tmp_path: Path) -> None:
+    data = dataset(picture_folder(tmp_path))
+    copy = pickle.loads(pickle.dumps(data))
+    assert np.array_equal(copy[0, 1].pixels[0], data[0, 1].pixels[0])
+
+
+def test_broken_pictures_are_replaced_by_siblings_first(tmp_path: Path) -> None:
+    root = picture_folder(tmp_path)
+    broken = root / "class_b" / "caption_0" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    (root / "class_b" / "caption_2" / "0.png").write_bytes(b"")
+    data = dataset(root)
+    bad = {
+        row
+        for row in range(len(data.table))
+        if "caption_0/1" in data.table.identity(row) or "caption_2/0" in data.table.identity(row)
+    }
+    batches = loaded(data, 0)
+    replaced = [item for batch in batches for item in batch.replaced]
+    assert {row for row, _, _ in replaced} == bad
+    assert all(data.table.group[row] == data.table.group[used] and reason for row, used, reason in replaced)
+    assert not bad & {row for batch in batches for row in batch.row.flatten().tolist()}
+    assert {tuple(view.shape) for batch in batches for view in batch.views} == {(3, 3, 24, 24), (3, 3, 16, 16)}
+    assert_same(batches, loaded(dataset(root), 2))
+
+
+def test_without_siblings_another_row_stands_in(tmp_path: Path) -> None:
+    root = picture_folder(tmp_path)
+    (root / "class_b" / "caption_0" / "1.png").write_bytes(b"no picture")
+    data = dataset(root, pairing=SelfPairing(), views=[View(0, "strong", 24)] * 2)
+    row = next(row for row in range(len(data.table)) if "caption_0/1" in data.table.identity(row))
+    samples = [data[epoch, row] for epoch in range(12)]
+    assert all(sample.rows[0] != row and len(sample.replaced) == 1 for sample in samples)
+    assert len({sample.rows[0] for sample in samples}) > 3  # drawn anew in every epoch, not always the same
+
+
+def test_when_nothing_can_be_read_the_file_is_named(tmp_path: Path) -> None:
+    root = picture_folder(tmp_path, groups=2, per_group=2)
+    for file in root.rglob("*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"0\.png cannot be read \(empty file\)"):
+        dataset(root)[0, 0]
+
+
+def test_the_cache_stops_at_its_budget() -> None:
+    class Counting:
+        reads = 0
+
+        def read(self, row: int) -> bytes:
+            self.reads += 1
+            return encoded(row)
+
+    table: Any = Counting()
+    cache = PictureCache(budget=2 * 3 * 40 * 36 + 10)
+    first = [np.asarray(cache.get(table, row)) for row in (0, 1, 2)]
+    again = [np.asarray(cache.get(table, row)) for row in (0, 1, 2)]
+    assert table.reads == 4  # 0 and 1 are held, 2 is read twice
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))

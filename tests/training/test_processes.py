@@ -1,0 +1,36 @@
+"""Two processes equal one at the same global batch, BatchNorm included (promise 1)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from training.runs import only_run, overrides, script, start, state
+
+DOUBLE = ("trainer.precision=64-true", "duration.steps=5", "trainer.log_every_n_steps=1", "callbacks={}")
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("method", ["stablerep", "simclr"])
+def test_two_processes_equal_one(tmp_path: Path, method: str) -> None:
+    """Five anchors per batch, so that the two ranks hold two and three."""
+    entry = script(tmp_path)
+    losses = {}
+    for devices in (1, 2):
+        runs = tmp_path / f"devices{devices}"
+        arguments = overrides(tmp_path / "data", runs, *DOUBLE, f"method={method}", f"trainer.devices={devices}")
+        done = start([entry, *arguments])
+        assert done.returncode == 0, done.stderr
+        rows = csv.DictReader((only_run(runs) / "metrics.csv").open())
+        losses[devices] = [float(row["train/loss"]) for row in rows]
+    assert len(losses[1]) == 5
+    assert losses[1] == pytest.approx(losses[2], rel=1e-10)
+    one, two = (state(tmp_path / f"devices{devices}") for devices in (1, 2))
+    assert next(iter(one["state_dict"].values())).dtype == torch.float64
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=0, atol=1e-9, msg=name)
+    for first, second in zip(one["optimizer_states"], two["optimizer_states"], strict=True):
+        for key, moments in first["state"].items():
+            torch.testing.assert_close(second["state"][key]["exp_avg"], moments["exp_avg"], rtol=1e-7, atol=1e-12)
