@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from training.runs import only_run, overrides, script, start, state
 
 DOUBLE = ("trainer.precision=64-true", "duration.steps=5", "trainer.log_every_n_steps=1", "callbacks={}")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.runs import assert_equal, only_run, overrides, run, script, start, state
 
 from lgrep.methods.base import Method
+from training.runs import assert_equal, only_run, overrides, run, script, start, state
 
 COMPARED = ("metrics.csv", "skipped.jsonl")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class ContactSheet(pl.Callback):
         rows = []
         for anchor in distinct(group[0], self.groups):
             pictures = row[: len(views), anchor].tolist()
-            names = [table.identity(picture) if table is not None else f"row {picture}" for picture in pictures]
+            names = [_name(table, picture) for picture in pictures]
             caption = batch.caption[anchor] if batch.caption else ""
             if not caption and table is not None:
                 caption = table.caption(pictures[0])
@@ -65,6 +66,11 @@ class ContactSheet(pl.Callback):
         shown = "" if len(views) == batch.num_views else f" (the first {len(views)} shown)"
         about = f"{batch.num_anchors} anchors x {batch.num_views} views{shown} on this rank; each row is one anchor"
         return draw_sheet(f"Positives at step {trainer.global_step}", about, columns, rows)
+
+
+def _name(table: Any, row: int) -> str:
+    """Short name of a picture: its identity without the file type."""
+    return os.path.splitext(table.identity(row))[0] if table is not None else f"row {row}"
 
 
 def distinct(group: Tensor, count: int) -> list[int]:

@@ -87,17 +87,18 @@ def _draw_panel(axis: Any, name: str, unit: str, lines: Series) -> None:
         if smooth:
             axis.plot(steps, running_mean(values, len(values) // 25), color=colour, linewidth=1.6, label=short[key])
         if name == "Probes":
-            axis.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), xytext=(-2, 5), textcoords="offset points",
-                          ha="right", fontsize=8, color=colour)  # fmt: skip
+            axis.annotate(f"{values[-1]:.3f}", (steps[-1], values[-1]), xytext=(5, -3), textcoords="offset points",
+                          fontsize=8, color=colour, annotation_clip=False)  # fmt: skip
     axis.set_title(name, fontsize=10, loc="left")
     axis.set_xlabel("step", fontsize=8)
     axis.set_ylabel(unit, fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.margins(y=0.12)
+    axis.margins(x=0.12 if name == "Probes" else 0.05, y=0.12)
     if len(lines) > 1 or next(iter(short.values())) != name.lower():
-        axis.legend(fontsize=7.5, frameon=False)
+        # below the panel: four lines leave no empty corner inside it
+        axis.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2)
 
 
 def running_mean(values: np.ndarray[Any, Any], width: int) -> np.ndarray[Any, Any]:
@@ -114,7 +115,9 @@ def running_mean(values: np.ndarray[Any, Any], width: int) -> np.ndarray[Any, An
 
 
 def _short_names(names: Iterable[str]) -> dict[str, str]:
-    return {name: name.split("/", 1)[-1].replace("_", " ") for name in names}
+    return {
+        name: name.split("/", 1)[-1].removesuffix("_std").removesuffix("_rankme").replace("_", " ") for name in names
+    }
 
 
 def _repeat(colours: Sequence[str]) -> Iterable[str]:

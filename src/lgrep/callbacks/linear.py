@@ -36,7 +36,7 @@ class LinearProbe:
         dim: int,
         num_classes: int,
         device: torch.device | str = "cpu",
-        lr: float = 2e-3,
+        lr: float = 5e-3,
         weight_decay: float = 1e-2,
         momentum: float = 0.1,
     ) -> None:
@@ -112,7 +112,7 @@ class OnlineLinearProbe(PeriodicCallback):
     def __init__(
         self,
         every_n_steps: PositiveInt = 100,
-        lr: PositiveFloat = 2e-3,
+        lr: PositiveFloat = 5e-3,
         weight_decay: NonNegativeFloat = 1e-2,
         momentum: PositiveFloat = 0.1,
     ) -> None:

@@ -83,7 +83,7 @@ def _draw_row(page: Image.Image, draw: ImageDraw.ImageDraw, row: Row, left: int,
         thick = 1 if cell.frame == PALE else 3
         draw.rectangle((x - thick, y - thick, x + size - 1 + thick, y + size - 1 + thick), None, cell.frame, thick)
         if cell.caption:
-            text = fit(cell.caption, _font(10), size + _GAP - 4)
+            text = fit(cell.caption, _font(10), size + _GAP - 4, middle=True)
             draw.text((x + size // 2, y + size + 10), text, GREY, _font(10), anchor="mm")
 
 
@@ -93,15 +93,21 @@ def printable(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
-def fit(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text` on one line of at most `width` px, shortened with an ellipsis."""
+def fit(text: str, font: ImageFont.FreeTypeFont, width: float, middle: bool = False) -> str:
+    """`text` on one line of at most `width` px, shortened with an ellipsis at the end or in the middle.
+
+    Names of pictures differ at both ends (caption and designer), so those lose their middle.
+    """
     text = printable(text)
     if font.getlength(text) <= width:
         return text
-    text = text[: int(width)]  # a letter is wider than a pixel: no need to measure a whole page of text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    # a letter is wider than a pixel: no need to measure a whole page of text
+    for kept in range(min(len(text), int(width)), 0, -1):
+        tail = 2 * kept // 3 if middle else 0
+        short = text[: kept - tail].rstrip() + "…" + text[len(text) - tail :]
+        if font.getlength(short) <= width:
+            return short
+    return "…"
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: float, max_lines: int) -> list[str]:

@@ -114,7 +114,7 @@ class Method(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         output = self.training_loss(batch)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {"loss": output.loss, **output.parts}
             values = {f"train/{name}": mean_over_processes(value) for name, value in values.items()}
             self.log_dict(values, batch_size=batch.num_anchors)

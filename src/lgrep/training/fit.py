@@ -211,7 +211,7 @@ def _summary(
     assert plan is not None
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     speed = next((callback.summary() for callback in callbacks if isinstance(callback, Throughput)), {})
-    metrics = {name: float(value) for name, value in trainer.logged_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return {
         "run_dir": str(folder.path),
         "name": resolved.name,
