@@ -51,8 +51,8 @@ def test_every_choice_of_a_group_composes(group: str) -> None:
         (["trainer.precision=fp16"], r"trainer\.precision: got 'fp16'.*'16-mixed'"),
         (["trainer.devices=0"], r"trainer\.devices: got 0"),
         (["resume=maybe"], r"resume: got 'maybe'; it should be 'auto' or 'never'"),
-        (["duration.epochs=3"], r"duration.*either duration\.epochs or duration\.steps"),
-        (["schedule.warmup_epochs=1"], r"schedule.*not both"),
+        (["duration.epochs=3"], r"duration.*either epochs or steps\. Type duration=steps"),
+        (["schedule.warmup_epochs=1"], r"schedule.*not both\. Type schedule\.warmup_steps=null"),
         (
             ["augment.transforms.simclr.jitter=2"],
             r"augment\.transforms\.simclr\.jitter: got 2; it should be less than or equal to 1",

@@ -15,6 +15,7 @@ from torch import nn
 from lgrep.errors import ConfigError, did_you_mean
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
+STEMS = ("conv3", "light")
 
 
 class Backbone(nn.Module):
@@ -41,8 +42,8 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
         image_size: side of the pictures in pixels; needed by ViTs with another size than their default.
         pretrained: load the library's public weights (downloads them).
         options: further arguments of the library's constructor. `stem` replaces a ResNet's stem by one that
-            suits 32-64 px pictures: `conv3` (3x3, stride 1, no pooling: full resolution, slow) or `patch`
-            (overlapping 6x6 patches at stride 4, no pooling: several times faster).
+            suits 32-64 px pictures: `conv3` (one 3x3 convolution of stride 1, no pooling: full resolution, slow)
+            or `light` (two 3x3 convolutions of stride 2, no pooling: fast).
 
     Raises:
         ConfigError: unknown library or model, or an option that the model does not take.
@@ -138,11 +139,13 @@ def _from_torchvision(model: str, image_size: int | None, pretrained: bool, opti
     if image_size is not None and model.startswith("vit"):
         options = {"image_size": image_size, **options}
     network = torchvision.models.get_model(model, weights="DEFAULT" if pretrained else None, **options)
-    for head in ("fc", "classifier", "heads", "head"):
-        if hasattr(network, head):
-            setattr(network, head, nn.Identity())
-            return network
-    raise ConfigError(f"torchvision/{model} is not an image classifier, so its features cannot be found")
+    layers = [(n, m) for n, m in network.named_modules() if n.split(".")[0] in ("fc", "classifier", "heads", "head")]
+    last = next((n for n, m in reversed(layers) if isinstance(m, nn.Linear | nn.Conv2d)), None)
+    if last is None:
+        raise ConfigError(f"torchvision/{model} is not an image classifier, so its features cannot be found")
+    parent, _, name = last.rpartition(".")
+    setattr(network.get_submodule(parent), name, nn.Identity())
+    return network
 
 
 def _from_open_clip(model: str, image_size: int | None, pretrained: bool, options: dict[str, Any]) -> Any:
@@ -153,16 +156,25 @@ def _from_open_clip(model: str, image_size: int | None, pretrained: bool, option
 
 
 def _replace_stem(backbone: nn.Module, name: str, stem: str) -> None:
-    shapes = {"conv3": (3, 1, 1), "patch": (6, 4, 1)}
-    if stem not in shapes:
-        raise ConfigError(f"backbone.options.stem: got '{stem}'; {did_you_mean(stem, shapes)}")
+    if stem not in STEMS:
+        raise ConfigError(f"backbone.options.stem: got '{stem}'; {did_you_mean(stem, STEMS)}")
     norm = getattr(backbone, "bn1", None)
     if not isinstance(norm, nn.BatchNorm2d) or not hasattr(backbone, "conv1") or not hasattr(backbone, "maxpool"):
         raise ConfigError(f"backbone.options.stem={stem} is for ResNets; {name} is none. Leave it out.")
-    kernel, stride, padding = shapes[stem]
-    convolution = nn.Conv2d(3, norm.num_features, kernel, stride=stride, padding=padding, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    backbone.conv1, backbone.maxpool = convolution, nn.Identity()
+    width = norm.num_features
+    if stem == "conv3":
+        new: nn.Module = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
+    else:
+        new = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False),
+        )
+    for layer in new.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    backbone.conv1, backbone.maxpool = new, nn.Identity()
 
 
 def _feature_dim(backbone: nn.Module, image_size: int | None) -> int:
