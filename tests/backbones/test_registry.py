@@ -13,6 +13,8 @@ from lgrep.errors import ConfigError
         ("timm/test_resnet", {}, 96),
         ("timm/test_resnet", {"stem": "light", "channels": [16, 24, 32, 40]}, 40),
         ("timm/resnet18", {"stem": "conv3"}, 512),
+        ("timm/test_resnet", {"stem": "light", "pool_grid": 2}, 384),
+        ("torchvision/resnet18", {"image_size": 64, "pool_grid": 2}, 2048),
         ("torchvision/resnet18", {"stem": "light"}, 512),
         ("timm/test_vit", {"image_size": 48}, 64),
         ("timm/vit_tiny_patch16_224", {"image_size": 48, "patch_size": 8, "depth": 2}, 192),
@@ -31,6 +33,18 @@ def test_names_give_pooled_features_and_rebuild_themselves(name: str, arguments:
     again = build_backbone(encoder.name, **encoder.options)
     again.load_state_dict(encoder.state_dict())
     assert torch.equal(again.eval()(pictures), encoder(pictures))
+
+
+def test_a_grid_keeps_places_and_averages_to_the_pooled_features() -> None:
+    torch.manual_seed(0)
+    pooled = build_backbone("timm/test_resnet", stem="light").eval()
+    grid = build_backbone("timm/test_resnet", stem="light", pool_grid=2).eval()
+    grid.load_state_dict(pooled.state_dict())
+    pictures = torch.randn(3, 3, 64, 64)
+    cells = grid(pictures).view(3, pooled.dim, 4)
+    torch.testing.assert_close(cells.mean(dim=2), pooled(pictures))
+    maps = pooled.forward_features(pictures)
+    torch.testing.assert_close(cells[:, :, 1], maps[:, :, :1, 1:].mean(dim=(2, 3)))
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
@@ -54,6 +68,8 @@ def test_building_leaves_batchnorm_statistics_alone() -> None:
         ("resnet5O", {}, "known to neither timm nor torchvision"),
         ("timm/test_resnet", {"stem": "ligth"}, "did you mean 'light'"),
         ("timm/test_vit", {"stem": "light", "image_size": 48}, "is for ResNets"),
+        ("timm/test_vit", {"pool_grid": 2, "image_size": 48}, "is for ResNets"),
+        ("timm/test_resnet", {"pool_grid": 0}, "at least 1"),
         ("timm/test_resnet", {"chanels": [1]}, "does not take these options"),
     ],
 )

@@ -10,7 +10,7 @@ import inspect
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lgrep.errors import ConfigError, did_you_mean
 
@@ -43,7 +43,8 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
         pretrained: load the library's public weights (downloads them).
         options: further arguments of the library's constructor. `stem` replaces a ResNet's stem by one that
             suits 32-64 px pictures: `conv3` (one 3x3 convolution of stride 1, no pooling: full resolution, slow)
-            or `light` (two 3x3 convolutions of stride 2, no pooling: fast).
+            or `light` (two 3x3 convolutions of stride 2, no pooling: fast). `pool_grid=n` lets a ResNet keep
+            n x n average-pooled cells, flattened, so that features still say where things are.
 
     Raises:
         ConfigError: unknown library or model, or an option that the model does not take.
@@ -56,12 +57,15 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
     library, model = split_name(name)
     arguments = dict(options)
     stem = arguments.pop("stem", None)
+    grid = arguments.pop("pool_grid", None)
     try:
         backbone = cast(Backbone, _BUILDERS[library](model, image_size, pretrained, arguments))
     except TypeError as error:
         raise ConfigError(f"backbone {name} does not take these options: {error}") from error
     if stem is not None:
         _replace_stem(backbone, name, str(stem))
+    if grid is not None:
+        _keep_grid(backbone, name, int(grid))
     backbone.name = f"{library}/{model}"
     backbone.options = {**options, **({"image_size": image_size} if image_size is not None else {})}
     backbone.dim = _feature_dim(backbone, image_size)
@@ -175,6 +179,35 @@ def _replace_stem(backbone: nn.Module, name: str, stem: str) -> None:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     backbone.conv1, backbone.maxpool = new, nn.Identity()
+
+
+class GridPool(nn.Module):
+    """Feature maps [B, C, H, W] -> averages of n x n cells (as equal as H and W allow), flattened to [B, C * n * n].
+
+    Unlike adaptive pooling it has a deterministic gradient on every device.
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows = maps.tensor_split(self.cells, dim=2)
+        means = [cell.mean(dim=(2, 3)) for row in rows for cell in row.tensor_split(self.cells, dim=3)]
+        return torch.stack(means, dim=2).flatten(1)
+
+
+def _keep_grid(backbone: nn.Module, name: str, cells: int) -> None:
+    pools = [
+        attribute
+        for attribute in ("global_pool", "avgpool")
+        if isinstance(getattr(backbone, attribute, None), nn.Module)
+    ]
+    if not pools or cells < 1 or not isinstance(getattr(backbone, "bn1", None), nn.BatchNorm2d):
+        raise ConfigError(
+            f"backbone.options.pool_grid={cells} is for ResNets and at least 1 (backbone {name}). Leave it out."
+        )
+    setattr(backbone, pools[0], GridPool(cells))
 
 
 def _feature_dim(backbone: nn.Module, image_size: int | None) -> int:

@@ -65,7 +65,9 @@ class Schedule(Section):
     @model_validator(mode="after")
     def _one_warmup(self) -> Schedule:
         if self.warmup_epochs is not None and self.warmup_steps is not None:
-            raise ValueError("give warmup_epochs or warmup_steps, not both. Type schedule.warmup_steps=null or schedule.warmup_epochs=null")
+            raise ValueError(
+                "give warmup_epochs or warmup_steps, not both. Type schedule.warmup_steps=null or schedule.warmup_epochs=null"
+            )
         return self
 
 
@@ -78,7 +80,9 @@ class Duration(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Duration:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give either epochs or steps. Type duration=steps duration.steps=N, or duration=epochs duration.epochs=N")
+            raise ValueError(
+                "give either epochs or steps. Type duration=steps duration.steps=N, or duration=epochs duration.epochs=N"
+            )
         return self
 
 

@@ -155,3 +155,12 @@ def test_pillows_radius_is_our_sigma() -> None:
     grey = Image.fromarray((step[0, 0] * 255).byte().numpy())
     pillow = grey.filter(ImageFilter.GaussianBlur(radius=2.0)).crop((0, 20, 41, 21))
     assert (ours - torch.tensor(list(pillow.tobytes())).float()).abs().max() < 4  # box filters, 8 bits
+
+
+def test_leaving_the_hue_step_out_equals_zero_shifts(pictures: Tensor) -> None:
+    orders = torch.tensor(list(itertools.permutations(range(4))))[[0, 3, 7, 11, 14, 17, 20, 21, 22, 23]]
+    factors = torch.rand(10, 4) + 0.5
+    factors[:, color.HUE] = 0.0
+    index = [(orders[:, p] == color.HUE).nonzero()[:, 0] for p in range(4)]
+    shifted = color.jitter_(pictures.clone(), factors, orders, index)
+    torch.testing.assert_close(color.jitter_(pictures.clone(), factors, orders, index, shift_hue=False), shifted)

@@ -87,7 +87,9 @@ def _planes(pictures: Tensor, workspace: Tensor | None) -> tuple[Tensor, ...]:
     return workspace[:, : len(pictures)].unbind(0)
 
 
-def jitter_(pictures: Tensor, factors: Tensor, order: Tensor, hue_index: Sequence[Tensor]) -> Tensor:
+def jitter_(
+    pictures: Tensor, factors: Tensor, order: Tensor, hue_index: Sequence[Tensor], shift_hue: bool = True
+) -> Tensor:
     """Brightness, contrast, saturation and hue, in each picture's own order, in place.
 
     The pictures are handled in four groups by the position of the hue step, the only one that is not a blend:
@@ -98,6 +100,7 @@ def jitter_(pictures: Tensor, factors: Tensor, order: Tensor, hue_index: Sequenc
         factors: [B, 4], brightness, contrast and saturation factors and the hue shift.
         order: Long [B, 4], which of the four comes at each position (0 brightness ... 3 hue).
         hue_index: for each position p, the pictures whose hue step is the p-th; others are left alone.
+        shift_hue: False leaves the hue step out (for recipes whose hue shifts are all zero).
     """
     by_position = factors.gather(1, order)
     to_mean = (1.0 - by_position) * (order == CONTRAST)
@@ -113,7 +116,8 @@ def jitter_(pictures: Tensor, factors: Tensor, order: Tensor, hue_index: Sequenc
             factor, mean, grey = (table.index_select(0, index).unbind(1) for table in (by_position, to_mean, to_grey))
             for position in range(4):
                 if position == hue_position:
-                    shift_hue_(chunk, factor[position], workspace)
+                    if shift_hue:
+                        shift_hue_(chunk, factor[position], workspace)
                 else:
                     blend_(chunk, factor[position], mean[position], grey[position], workspace)
             pictures.index_copy_(0, index, chunk)

@@ -187,7 +187,7 @@ class Recipe:
         views = color.to_float(pictures)
         if self.jitter > 0:
             hue_index = [params[f"hue{position}_index"] for position in range(4)]
-            color.jitter_(views, params["factors"], params["order"], hue_index)
+            color.jitter_(views, params["factors"], params["order"], hue_index, shift_hue=self.strengths[3] > 0)
         if self.grayscale > 0:
             color.grayscale_(views, params["grayscale_index"])
         if self.blur > 0:
