@@ -47,9 +47,8 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     _quiet_lightning()
     # Deterministic mode would fill every new tensor with NaN, which costs time and finds no error here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    folder = RunFolder.of(
-        config.paths.runs, resolved.name, resolved.values, fresh=config.resume == "never" and _is_first()
-    )
+    fresh = config.resume == "never"
+    folder = RunFolder.of(config.paths.runs, resolved.name, resolved.values, fresh, rank=_rank())
     finished = folder.summary
     if finished is not None:
         print(f"{folder.path} holds the finished run of this configuration. Type resume=never to run it again.")
@@ -57,7 +56,7 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     data = build_data(resolved)
     method = build_method(resolved, data)
     assert method.optimisation is not None
-    if _is_first():
+    if _rank() == 0:
         folder.create(resolved.values)
     checkpoint, problems = folder.latest_checkpoint()
     for problem in problems:
@@ -235,9 +234,9 @@ def _summary(
     }
 
 
-def _is_first() -> bool:
-    """Whether this process is the one that makes folders and prints."""
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+def _rank() -> int:
+    """Rank of this process as its launcher says it, before any process group exists."""
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 def _quiet_lightning() -> None:

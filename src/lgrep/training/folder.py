@@ -11,10 +11,14 @@ from typing import Any
 import torch
 
 from lgrep.config.compose import write_yaml
+from lgrep.errors import ConfigError
 
 # Settings that do not change what is computed; a run continues in its folder when they differ.
 OPERATIONAL = ("name", "resume", "debug", "paths", "logger", "checkpoint")
 OPERATIONAL_NESTED = {"loader": ("workers", "cache_mb"), "trainer": ("log_every_n_steps",)}
+
+
+CHOSEN = "LGREP_RUN_FOLDER"  # environment variable with the folder that the first process chose
 
 
 def identity(values: dict[str, Any]) -> str:
@@ -36,12 +40,28 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def of(cls, runs: str, name: str, values: dict[str, Any], fresh: bool) -> RunFolder:
-        """The folder of this configuration; with `fresh`, one that does not exist yet (`-2`, `-3`, ...)."""
+    def of(cls, runs: str, name: str, values: dict[str, Any], fresh: bool = False, rank: int = 0) -> RunFolder:
+        """The folder of this configuration; with `fresh`, one that does not exist yet (`-2`, `-3`, ...).
+
+        The first process chooses a fresh folder and tells those that it starts through the environment.
+
+        Raises:
+            ConfigError: a fresh folder is asked for by a process that was not started by the first one.
+        """
         base = Path(runs) / name / identity(values)
+        if not fresh:
+            return cls(base)
+        if rank > 0:
+            if CHOSEN not in os.environ:
+                raise ConfigError(
+                    "resume=never needs the processes to be started by Lightning (trainer.devices=N). "
+                    f"Under another launcher remove the folder {base} instead, or change name=..."
+                )
+            return cls(Path(os.environ[CHOSEN]))
         path, number = base, 2
-        while fresh and path.exists():
+        while path.exists():
             path, number = base.with_name(f"{base.name}-{number}"), number + 1
+        os.environ[CHOSEN] = str(path)
         return cls(path)
 
     @property
