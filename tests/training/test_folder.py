@@ -8,11 +8,21 @@ import pytest
 from lgrep.errors import ConfigError
 from lgrep.training.folder import CHOSEN, RunFolder, identity
 
-VALUES = {"seed": 0, "name": "a", "loader": {"batch_size": 8, "workers": 1}, "trainer": {"devices": 1}, "resume": "auto"}
+VALUES = {
+    "seed": 0,
+    "name": "a",
+    "loader": {"batch_size": 8, "workers": 1},
+    "trainer": {"devices": 1},
+    "resume": "auto",
+}
 
 
 def test_only_settings_that_change_what_is_computed_name_the_folder() -> None:
-    same = [{**VALUES, "name": "b"}, {**VALUES, "resume": "never"}, {**VALUES, "loader": {"batch_size": 8, "workers": 4}}]
+    same = [
+        {**VALUES, "name": "b"},
+        {**VALUES, "resume": "never"},
+        {**VALUES, "loader": {"batch_size": 8, "workers": 4}},
+    ]
     assert {identity(values) for values in [VALUES, *same]} == {identity(VALUES)}
     other = [{**VALUES, "seed": 1}, {**VALUES, "loader": {"batch_size": 9}}, {**VALUES, "trainer": {"devices": 2}}]
     assert len({identity(values) for values in [VALUES, *other]}) == 4
