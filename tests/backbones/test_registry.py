@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -22,6 +24,8 @@ from lgrep.errors import ConfigError
         ("torchvision/mobilenet_v3_small", {"image_size": 64}, 1024),
         ("torchvision/convnext_tiny", {"image_size": 64}, 768),
         ("torchvision/densenet121", {"image_size": 64}, 1024),
+        ("timm/test_resnet", {"pool_grid": 2, "levels": [2, 3, 4]}, 4 * (48 + 192 + 96)),
+        ("torchvision/resnet18", {"image_size": 64, "levels": [3, 4]}, 768),
         ("test_resnet", {}, 96),
     ],
 )
@@ -47,6 +51,19 @@ def test_a_grid_keeps_places_and_averages_to_the_pooled_features() -> None:
     torch.testing.assert_close(cells[:, :, 1], maps[:, :, :1, 1:].mean(dim=(2, 3)))
 
 
+def test_levels_are_normalised_stages_side_by_side() -> None:
+    torch.manual_seed(0)
+    plain = build_backbone("timm/test_resnet").eval()
+    leveled = build_backbone("timm/test_resnet", levels=[4, 1]).eval()
+    leveled.load_state_dict(plain.state_dict())
+    pictures = torch.randn(3, 3, 48, 48)
+    features = copy.deepcopy(leveled)(pictures)
+    torch.testing.assert_close(features[:, 32:], torch.nn.functional.normalize(plain(pictures)))
+    stem = plain.maxpool(plain.act1(plain.bn1(plain.conv1(pictures))))
+    first = torch.nn.functional.normalize(plain.layer1(stem).mean(dim=(2, 3)))
+    torch.testing.assert_close(features[:, :32], first)
+
+
 def test_the_same_seed_gives_the_same_weights() -> None:
     weights = []
     for _ in range(2):
@@ -70,6 +87,8 @@ def test_building_leaves_batchnorm_statistics_alone() -> None:
         ("timm/test_vit", {"stem": "light", "image_size": 48}, "is for ResNets"),
         ("timm/test_vit", {"pool_grid": 2, "image_size": 48}, "is for ResNets"),
         ("timm/test_resnet", {"pool_grid": 0}, "at least 1"),
+        ("timm/test_resnet", {"levels": [5]}, "stages among 1, 2, 3 and 4"),
+        ("timm/test_vit", {"levels": [4], "image_size": 48}, "is for ResNets"),
         ("timm/test_resnet", {"chanels": [1]}, "does not take these options"),
     ],
 )

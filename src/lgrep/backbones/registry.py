@@ -7,10 +7,13 @@ A bare name is looked up in timm, then in torchvision.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lgrep.errors import ConfigError, did_you_mean
 
@@ -44,7 +47,8 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
         options: further arguments of the library's constructor. `stem` replaces a ResNet's stem by one that
             suits 32-64 px pictures: `conv3` (one 3x3 convolution of stride 1, no pooling: full resolution, slow)
             or `light` (two 3x3 convolutions of stride 2, no pooling: fast). `pool_grid=n` lets a ResNet keep
-            n x n average-pooled cells, flattened, so that features still say where things are.
+            n x n average-pooled cells, flattened, so that features still say where things are. `levels=[2,3,4]`
+            makes a ResNet's features the pooled maps of these stages, each L2-normalised, side by side.
 
     Raises:
         ConfigError: unknown library or model, or an option that the model does not take.
@@ -58,6 +62,7 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
     arguments = dict(options)
     stem = arguments.pop("stem", None)
     grid = arguments.pop("pool_grid", None)
+    levels = arguments.pop("levels", None)
     try:
         backbone = cast(Backbone, _BUILDERS[library](model, image_size, pretrained, arguments))
     except TypeError as error:
@@ -66,6 +71,8 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
         _replace_stem(backbone, name, str(stem))
     if grid is not None:
         _keep_grid(backbone, name, int(grid))
+    if levels is not None:
+        _use_levels(backbone, name, levels)
     backbone.name = f"{library}/{model}"
     backbone.options = {**options, **({"image_size": image_size} if image_size is not None else {})}
     backbone.dim = _feature_dim(backbone, image_size)
@@ -184,7 +191,7 @@ def _replace_stem(backbone: nn.Module, name: str, stem: str) -> None:
 class GridPool(nn.Module):
     """Feature maps [B, C, H, W] -> averages of n x n cells (as equal as H and W allow), flattened to [B, C * n * n].
 
-    Unlike adaptive pooling it has a deterministic gradient on every device.
+    A map of fewer than n x n places keeps all of them. Unlike adaptive pooling it has a deterministic gradient on every device.
     """
 
     def __init__(self, cells: int) -> None:
@@ -192,8 +199,8 @@ class GridPool(nn.Module):
         self.cells = cells
 
     def forward(self, maps: Tensor) -> Tensor:
-        rows = maps.tensor_split(self.cells, dim=2)
-        means = [cell.mean(dim=(2, 3)) for row in rows for cell in row.tensor_split(self.cells, dim=3)]
+        n = min(self.cells, *maps.shape[2:])
+        means = [cell.mean(dim=(2, 3)) for row in maps.tensor_split(n, dim=2) for cell in row.tensor_split(n, dim=3)]
         return torch.stack(means, dim=2).flatten(1)
 
 
@@ -208,6 +215,34 @@ def _keep_grid(backbone: nn.Module, name: str, cells: int) -> None:
             f"backbone.options.pool_grid={cells} is for ResNets and at least 1 (backbone {name}). Leave it out."
         )
     setattr(backbone, pools[0], GridPool(cells))
+
+
+def _use_levels(backbone: nn.Module, name: str, levels: Sequence[int]) -> None:
+    stages = [int(level) for level in levels]
+    if not all(hasattr(backbone, f"layer{level}") for level in (1, 2, 3, 4)):
+        raise ConfigError(f"backbone.options.levels is for ResNets; {name} is none. Leave it out.")
+    if not stages or not set(stages) <= {1, 2, 3, 4}:
+        raise ConfigError(f"backbone.options.levels={list(levels)}: give stages among 1, 2, 3 and 4")
+    backbone.levels = tuple(sorted(set(stages)))  # type: ignore[assignment]
+    backbone.__class__ = _leveled(type(backbone))
+
+
+@cache
+def _leveled(network: type[nn.Module]) -> type[nn.Module]:
+    """The ResNet class with another `forward`; a class, so that copies of the module keep it."""
+
+    class LeveledResNet(network):  # type: ignore[valid-type, misc]
+        def forward(self, pictures: Tensor) -> Tensor:
+            activation = self.act1 if hasattr(self, "act1") else self.relu
+            pool = self.global_pool if hasattr(self, "global_pool") else self.avgpool
+            maps, features = self.maxpool(activation(self.bn1(self.conv1(pictures)))), []
+            for level in range(1, max(self.levels) + 1):
+                maps = getattr(self, f"layer{level}")(maps)
+                if level in self.levels:
+                    features.append(functional.normalize(pool(maps).flatten(1), dim=1))
+            return torch.cat(features, dim=1)
+
+    return LeveledResNet
 
 
 def _feature_dim(backbone: nn.Module, image_size: int | None) -> int:
