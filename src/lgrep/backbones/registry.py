@@ -224,7 +224,7 @@ def _use_levels(backbone: nn.Module, name: str, levels: Sequence[int]) -> None:
     if not stages or not set(stages) <= {1, 2, 3, 4}:
         raise ConfigError(f"backbone.options.levels={list(levels)}: give stages among 1, 2, 3 and 4")
     backbone.levels = tuple(sorted(set(stages)))  # type: ignore[assignment]
-    backbone.__class__ = _leveled(type(backbone))
+    backbone.__class__ = _leveled(type(backbone))  # type: ignore[arg-type]
 
 
 @cache
