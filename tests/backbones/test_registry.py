@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lgrep.backbones import build_backbone
+from lgrep.backbones.registry import GridPool
 from lgrep.errors import ConfigError
 
 
@@ -49,6 +50,14 @@ def test_a_grid_keeps_places_and_averages_to_the_pooled_features() -> None:
     torch.testing.assert_close(cells.mean(dim=2), pooled(pictures))
     maps = pooled.forward_features(pictures)
     torch.testing.assert_close(cells[:, :, 1], maps[:, :, :1, 1:].mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 5), (7, 4)])
+@pytest.mark.parametrize("cells", [1, 2, 3])
+def test_the_grid_is_adaptive_pooling(shape: tuple[int, int], cells: int) -> None:
+    maps = torch.randn(2, 5, *shape)
+    expected = torch.nn.functional.adaptive_avg_pool2d(maps, cells).flatten(1)
+    torch.testing.assert_close(GridPool(cells)(maps), expected)
 
 
 def test_levels_are_normalised_stages_side_by_side() -> None:

@@ -81,7 +81,7 @@ def test_workers_change_nothing(tmp_path: Path, whole: Path, workers: int) -> No
 
 
 def test_a_finished_run_is_left_alone_and_can_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = overrides(tmp_path / "data", tmp_path / "runs", "callbacks={}", "duration.steps=4")
+    arguments = overrides(tmp_path / "data", tmp_path / "runs", "duration.steps=4")
     first = run(arguments)
     capsys.readouterr()
     assert run(arguments) == first
@@ -92,9 +92,7 @@ def test_a_finished_run_is_left_alone_and_can_be_repeated(tmp_path: Path, capsys
 
 
 def test_another_configuration_gets_another_folder(tmp_path: Path) -> None:
-    arguments = overrides(
-        tmp_path / "data", tmp_path / "runs", "callbacks={}", "duration.steps=2", "schedule.warmup_steps=1"
-    )
+    arguments = overrides(tmp_path / "data", tmp_path / "runs", "duration.steps=2", "schedule.warmup_steps=1")
     folders = {
         run([*arguments, *more])["run_dir"]
         for more in ([], ["seed=1"], ["method.temperature=0.2"], ["loader.cache_mb=1"])

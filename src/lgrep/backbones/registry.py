@@ -189,9 +189,10 @@ def _replace_stem(backbone: nn.Module, name: str, stem: str) -> None:
 
 
 class GridPool(nn.Module):
-    """Feature maps [B, C, H, W] -> averages of n x n cells (as equal as H and W allow), flattened to [B, C * n * n].
+    """Feature maps [B, C, H, W] -> averages of n x n cells, flattened to [B, C * n * n].
 
-    A map of fewer than n x n places keeps all of them. Unlike adaptive pooling it has a deterministic gradient on every device.
+    Cell i covers the places floor(i H / n) to ceil((i + 1) H / n), as in adaptive pooling, so any H and W do;
+    unlike that, the gradient is deterministic on every device.
     """
 
     def __init__(self, cells: int) -> None:
@@ -199,8 +200,10 @@ class GridPool(nn.Module):
         self.cells = cells
 
     def forward(self, maps: Tensor) -> Tensor:
-        n = min(self.cells, *maps.shape[2:])
-        means = [cell.mean(dim=(2, 3)) for row in maps.tensor_split(n, dim=2) for cell in row.tensor_split(n, dim=3)]
+        n, (height, width) = self.cells, maps.shape[2:]
+        rows = [maps[:, :, i * height // n : -(-(i + 1) * height // n)] for i in range(n)]
+        cells = [row[:, :, :, i * width // n : -(-(i + 1) * width // n)] for row in rows for i in range(n)]
+        means = [cell.mean(dim=(2, 3)) for cell in cells]
         return torch.stack(means, dim=2).flatten(1)
 
 
