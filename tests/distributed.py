@@ -27,6 +27,9 @@ TIMEOUT = 60.0  # seconds that a collective, and a whole call beyond its start, 
 _pool: list[tuple[BaseProcess, Connection]] = []
 
 
+CONNECT_ATTEMPTS = 3
+
+
 def run_processes(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """Calls `function(rank, *args)` on `world_size` processes of one gloo group, one torch thread each.
 
@@ -41,13 +44,20 @@ def run_processes(function: Callable[..., Any], world_size: int, *args: Any) -> 
     Raises:
         RuntimeError: a process raised, with its traceback, or none answered in time.
     """
-    _start(world_size)
     target = (inspect.getfile(function), function.__name__)
-    with tempfile.TemporaryDirectory() as folder:
-        store = (Path(folder) / "store").as_uri()
-        for rank in range(world_size):
-            _pool[rank][1].send_bytes(pickle.dumps((sys.path, target, store, rank, world_size, args)))
-        return _collect(world_size)
+    for attempt in range(CONNECT_ATTEMPTS):
+        _start(world_size)
+        with tempfile.TemporaryDirectory() as folder:
+            store = (Path(folder) / "store").as_uri()
+            for rank in range(world_size):
+                _pool[rank][1].send_bytes(pickle.dumps((sys.path, target, store, rank, world_size, args)))
+            try:
+                return _collect(world_size)
+            except RuntimeError as error:
+                # gloo itself failed to connect, before any of the tested code ran
+                if "connectFullMesh failed" not in str(error) or attempt + 1 == CONNECT_ATTEMPTS:
+                    raise
+    raise AssertionError("unreachable")
 
 
 def close_processes() -> None:
