@@ -14,6 +14,19 @@ from lgrep.errors import ConfigError
 SampleKey = tuple[int, int]  # (epoch, anchor)
 
 
+def check_batch_size(batch_size: int, anchors: int) -> None:
+    """Refuse a batch that the data cannot fill.
+
+    Raises:
+        ConfigError: fewer anchors than one batch.
+    """
+    if anchors < batch_size:
+        raise ConfigError(
+            f"loader.batch_size={batch_size} is more than the {anchors} anchors of the data set. "
+            f"Type loader.batch_size={max(1, anchors)} or less"
+        )
+
+
 class ExactBatchSampler(Sampler[list[SampleKey]]):
     """The batches of (epoch, anchor) of a whole run, for one process.
 
@@ -45,11 +58,7 @@ class ExactBatchSampler(Sampler[list[SampleKey]]):
         world_size: int = 1,
         consumed: int = 0,
     ) -> None:
-        if len(anchors) < batch_size:
-            raise ConfigError(
-                f"loader.batch_size={batch_size} is more than the {len(anchors)} anchors of the data set. "
-                f"Type loader.batch_size={max(1, len(anchors))} or less"
-            )
+        check_batch_size(batch_size, len(anchors))
         if batch_size < world_size:
             raise ConfigError(
                 f"loader.batch_size={batch_size} counts the anchors of all processes and must be at least "

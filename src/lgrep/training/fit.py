@@ -19,6 +19,7 @@ from lgrep.callbacks.skipped import SkippedPictures
 from lgrep.callbacks.throughput import Throughput
 from lgrep.config.spec import build
 from lgrep.data.datamodule import PairDataModule
+from lgrep.data.samplers import check_batch_size
 from lgrep.errors import ConfigError
 from lgrep.loggers import MetricsFile
 from lgrep.methods.base import Method, Optimisation
@@ -134,12 +135,8 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
     """Learning rate, steps and warm-up from the configuration and the size of the data."""
     config = resolved.config
     optimizer, schedule = config.optimizer, config.schedule
+    check_batch_size(config.loader.batch_size, len(data.anchors))
     per_epoch = data.batches_per_epoch
-    if per_epoch == 0:
-        raise ConfigError(
-            f"loader.batch_size={config.loader.batch_size} is more than the {len(data.anchors)} anchors of the data set. "
-            f"Type loader.batch_size={max(1, len(data.anchors))} or less"
-        )
     total = config.duration.steps or max(1, round((config.duration.epochs or 0) * per_epoch))
     warmup: float = schedule.warmup_steps or 0
     if schedule.warmup_epochs is not None:

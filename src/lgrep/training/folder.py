@@ -12,6 +12,7 @@ import torch
 
 from lgrep.config.compose import write_yaml
 from lgrep.errors import ConfigError
+from lgrep.records import write_text
 
 # Settings that do not change what is computed; a run continues in its folder when they differ.
 OPERATIONAL = ("name", "resume", "debug", "paths", "logger", "checkpoint")
@@ -82,9 +83,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Mark the run as finished."""
-        partial = self.path / "summary.json.partial"
-        partial.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / "summary.json")
+        write_text(self.path / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
     def latest_checkpoint(self) -> tuple[Path | None, list[str]]:
         """The newest readable state, and what was wrong with newer ones."""
