@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+Gradients = Literal["exact", "local", "none"]
+GRADIENTS: tuple[str, ...] = get_args(Gradients)
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,11 @@ class Rows:
     def offset(self) -> int:
         """Index in the global batch of this process's first row."""
         return sum(self.counts[: self.rank])
+
+    @property
+    def own(self) -> slice:
+        """This process's rows in the global batch."""
+        return slice(self.offset, self.offset + self.counts[self.rank])
 
     @property
     def total(self) -> int:
@@ -139,6 +147,38 @@ def gather_with_gradient(tensor: Tensor, rows: Rows | None = None) -> Tensor:
     return gathered
 
 
+def gather_keys(tensor: Tensor, rows: Rows | None = None, gradients: Gradients = "exact") -> Tensor:
+    """Rows of all processes as the candidates of a contrastive loss.
+
+    Args:
+        tensor: [n_r, ...] floating point.
+        rows: the layout if it is known already (`global_rows`).
+        gradients: what flows back to a row for its part as a candidate:
+
+            - `exact`: everything, from all processes; the gradient of the global loss;
+            - `local`: what this process's anchors send to this process's rows (open_clip without
+              `gather_with_grad`);
+            - `none`: nothing (SLIP, CLIP-rocket).
+
+            With one process nothing is gathered, and every choice is `exact`, as in those systems.
+
+    Returns:
+        [N, ...] in rank order.
+
+    Raises:
+        ValueError: another choice than these.
+    """
+    if gradients not in GRADIENTS:
+        raise ValueError(f"gather_gradients must be one of {', '.join(GRADIENTS)}; got {gradients!r}.")
+    rows = _checked(tensor, rows)
+    if rows.world_size == 1 or gradients == "exact":
+        return gather_with_gradient(tensor, rows)
+    gathered = gather(tensor, rows=rows)
+    if gradients == "none":
+        return gathered
+    return torch.cat([gathered[: rows.own.start], tensor, gathered[rows.own.stop :]])
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """The sum over all processes, without gradient."""
     total = tensor.detach().clone()
@@ -210,8 +250,11 @@ def _cpu_group() -> Any:
 
 
 __all__: Sequence[str] = [
+    "GRADIENTS",
+    "Gradients",
     "Rows",
     "gather",
+    "gather_keys",
     "gather_with_gradient",
     "global_rows",
     "row_offset",

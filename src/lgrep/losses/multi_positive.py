@@ -1,32 +1,48 @@
-"""Contrastive loss with any number of positives per anchor (StableRep, equations 1 to 3)."""
+"""Contrastive losses with any number of positives per anchor (StableRep)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lgrep.losses.checks import check_embeddings, check_temperature
-from lgrep.losses.gather import gather, gather_with_gradient, global_rows, sum_over_processes
+from lgrep.losses.checks import check_embeddings, check_pairs, check_positive, check_scale, check_tensor, counted_rows
+from lgrep.losses.gather import Gradients, Rows, gather, gather_keys, sum_over_processes
+from lgrep.losses.partition import Pairs, log_partition, log_partition_both, log_partition_self
 from lgrep.losses.precision import full_precision, unit_rows
 
 
 def multi_positive_contrastive(
-    features: Tensor, labels: Tensor, temperature: float = 0.1, ignore_lonely: bool = False
+    features: Tensor,
+    labels: Tensor,
+    temperature: float = 0.1,
+    ignore_lonely: bool = False,
+    positives: tuple[Tensor, Tensor, Tensor] | None = None,
+    ignore: Pairs | None = None,
+    *,
+    gather_gradients: Gradients = "exact",
+    block: int | None = None,
 ) -> Tensor:
-    """Cross-entropy between the similarity softmax and a uniform distribution over the positives.
+    """Cross-entropy between the similarity softmax and a distribution over the positives.
 
-    For anchor i with positives P(i), the other rows of the global batch with the same label, and with unit
-    embeddings z, the loss is::
+    For anchor i with positives P(i) of weights w, the other rows of the global batch, and unit embeddings z,
+    the loss is::
 
-        log sum_{j != i} exp(z_i z_j / t)  -  mean_{p in P(i)} z_i z_p / t
+        log sum_{j != i} exp(z_i z_j / t)  -  sum_{p in P(i)} w_ip z_i z_p / t  /  sum_{p in P(i)} w_ip
 
-    An anchor without a positive counts 0. The lower bound is ln |P(i)|, so ln(V - 1) for V views.
+    Rows with the anchor's label are positives of weight 1. An anchor without a positive counts 0. The lower
+    bound is ln |P(i)| for equal weights, so ln(V - 1) for V views.
 
     Args:
         features: [n, D], unnormalised, this process's rows; n may differ between processes.
         labels: Long [n]; equal labels mark positives, on whichever process they lie.
         temperature: t > 0.
         ignore_lonely: leave anchors without a positive out of the mean instead of counting them as 0.
+        positives: further directed pairs (i, j, weight): Long[P] rows of this process, Long[P] rows of the global
+            batch, [P] weights >= 0. j becomes a positive of i, not i of j.
+        ignore: directed pairs (i, j), Long[P] each and counted like those of `positives`: j is neither a
+            negative nor (by its label) a positive of i.
+        gather_gradients: what flows back to rows as candidates of others (`gather_keys`).
+        block: side of the blocks that the similarities are computed in; None chooses, 0 the whole matrix.
 
     Returns:
         Scalar in float32 (float64 for float64 features): the mean over the global batch on one process. On W
@@ -37,8 +53,8 @@ def multi_positive_contrastive(
         ValueError: wrong shapes or types, an empty global batch or a temperature that is not positive.
 
     Paper:
-        Tian et al., StableRep, 2023, https://arxiv.org/abs/2306.00984. With `ignore_lonely` the per-anchor
-        term is also L_out of Khosla et al., 2020, https://arxiv.org/abs/2004.11362 (equation 2).
+        Tian et al., StableRep, 2023, https://arxiv.org/abs/2306.00984, equations 1 to 3. With `ignore_lonely` the
+        per-anchor term is also L_out of Khosla et al., 2020, https://arxiv.org/abs/2004.11362 (equation 2).
 
     >>> views = torch.eye(2).repeat(3, 1)  # three equal views of two orthogonal pictures
     >>> loss = multi_positive_contrastive(views, torch.tensor([0, 1, 0, 1, 0, 1]), temperature=0.05)
@@ -46,31 +62,141 @@ def multi_positive_contrastive(
     True
     """
     check_embeddings(features=features)
-    check_temperature(temperature)
-    if labels.shape != features.shape[:1] or labels.dtype != torch.long:
-        raise ValueError(
-            f"labels must be Long [{features.shape[0]}], one per row of features, "
-            f"got {labels.dtype} {list(labels.shape)}."
-        )
-    rows = global_rows(features.shape[0])
-    if rows.total == 0:
-        raise ValueError("features has no rows on any process; the loss needs at least one.")
+    check_positive(temperature=temperature)
+    check_tensor("labels", labels, "Long", (features.shape[0],), features.device)
+    check_pairs(features, positives=positives, ignore=ignore)
+    rows = counted_rows("features", features.shape[0])
     with full_precision(features):
         local = unit_rows(features)
-        similarity = local @ gather_with_gradient(local, rows).T / temperature  # [n, N]
-        columns = torch.arange(rows.total, device=features.device)
-        itself = columns == columns[rows.offset : rows.offset + len(local), None]
-        positive = (labels[:, None] == gather(labels, rows=rows)) & ~itself
-        num_positives = positive.sum(dim=1)
-        lonely = num_positives == 0
-
-        # a lonely anchor keeps its own column, so that no row of the softmax is empty
-        excluded = itself & ~lonely[:, None]
-        log_partition = similarity.masked_fill(excluded, -torch.inf).logsumexp(dim=1)
-        attraction = (similarity * positive).sum(dim=1) / num_positives.clamp(min=1)
-        per_anchor = (log_partition - attraction).masked_fill(lonely, 0.0)
-
+        keys = gather_keys(local, rows, gather_gradients)
+        if rows.world_size == 1 and ignore is None:
+            partition = log_partition_self(local, 1 / temperature, block)
+        else:
+            spans = [(0, len(local), rows.offset)]
+            partition = log_partition(local, keys, 1 / temperature, spans, ignore, block)
+        attraction, weight = _group_attraction(local, keys, gather(labels, rows=rows), rows)
+        for (i, j), signed in _sparse(labels, gather(labels, rows=rows), positives, ignore, local):
+            similarity = (local[i] * keys[j]).sum(dim=1)
+            attraction = attraction.index_add(0, i, signed * similarity)
+            weight = weight.index_add(0, i, signed)
+        lonely = weight <= 0
+        mean = attraction / weight.masked_fill(lonely, 1.0) / temperature
+        per_anchor = (partition.masked_fill(lonely, 0.0) - mean).masked_fill(lonely, 0.0)
         anchors: Tensor | int = rows.total
         if ignore_lonely:
             anchors = sum_over_processes((~lonely).sum()).clamp(min=1)
         return rows.world_size * per_anchor.sum() / anchors
+
+
+def multi_positive_image_text(
+    image: Tensor,
+    text: Tensor,
+    image_labels: Tensor,
+    text_labels: Tensor,
+    logit_scale: float | Tensor,
+    *,
+    gather_gradients: Gradients = "exact",
+    block: int | None = None,
+) -> Tensor:
+    """Image-text contrast where several pictures share a caption; the mean of both directions.
+
+    A picture's targets are the texts with its label, a text's targets the pictures with its label, uniformly.
+    Rows without a target count 0. With V pictures per caption the lower bound is ln(V) / 2.
+
+    Args:
+        image: [m, D], unnormalised, this process's pictures.
+        text: [b, D], unnormalised, this process's texts.
+        image_labels: Long [m].
+        text_labels: Long [b].
+        logit_scale: multiplier of the cosines, already exponentiated; a 0-dim tensor gets a gradient.
+        gather_gradients: what flows back to rows as candidates of others (`gather_keys`).
+        block: side of the blocks that the similarities are computed in; None chooses, 0 the whole matrix.
+
+    Returns:
+        Scalar, the mean over pictures and texts of the global batch; on W processes as in
+        `multi_positive_contrastive`.
+
+    Raises:
+        ValueError: wrong shapes or types, or an empty global batch.
+
+    Paper:
+        Tian et al., StableRep+, 2023, https://arxiv.org/abs/2306.00984, section 3.3 (0.5 (i2t + t2i)).
+
+    >>> image, text = torch.eye(2).repeat(2, 1), torch.eye(2)
+    >>> loss = multi_positive_image_text(image, text, torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1]), 100.0)
+    >>> bool((loss - torch.log(torch.tensor(2.0)) / 2).abs() < 1e-6)
+    True
+    """
+    check_embeddings(image=image)
+    check_embeddings(text=text)
+    if image.shape[1] != text.shape[1]:
+        raise ValueError(f"image and text must share D; got {list(image.shape)} and {list(text.shape)}.")
+    check_tensor("image_labels", image_labels, "Long", (image.shape[0],), image.device)
+    check_tensor("text_labels", text_labels, "Long", (text.shape[0],), text.device)
+    check_scale(logit_scale)
+    pictures = counted_rows("image", image.shape[0])
+    texts = counted_rows("text", text.shape[0])
+    with full_precision(image):
+        image, text = unit_rows(image), unit_rows(text)
+        image_keys = gather_keys(image, pictures, gather_gradients)
+        text_keys = gather_keys(text, texts, gather_gradients)
+        if pictures.world_size == 1:
+            over_texts, over_images = log_partition_both(image, text, logit_scale, block)
+        else:
+            over_texts = log_partition(image, text_keys, logit_scale, block=block)
+            over_images = log_partition(text, image_keys, logit_scale, block=block)
+        all_labels = torch.cat([gather(image_labels, rows=pictures), gather(text_labels, rows=texts)])
+        ids = _dense_ids(all_labels)
+        image_ids, text_ids = ids[: pictures.total], ids[pictures.total :]
+        loss = image.new_zeros(())
+        for side, partition, query_ids, keys, key_ids, layout in (
+            (image, over_texts, image_ids[pictures.own], text_keys, text_ids, pictures),
+            (text, over_images, text_ids[texts.own], image_keys, image_ids, texts),
+        ):
+            count = torch.zeros(len(ids), dtype=side.dtype, device=side.device)
+            count = count.index_add(0, key_ids, torch.ones_like(key_ids, dtype=side.dtype))[query_ids]
+            sums = side.new_zeros((len(ids), side.shape[1])).index_add(0, key_ids, keys)
+            mean = (side * sums[query_ids]).sum(dim=1) / count.clamp(min=1)
+            per_row = (partition - logit_scale * mean).masked_fill(count == 0, 0.0)
+            loss = loss + layout.world_size * per_row.sum() / layout.total / 2
+        return loss
+
+
+def _group_attraction(local: Tensor, keys: Tensor, labels: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """For each local row: the sum of its similarities to the other rows of its label [n], and their number [n].
+
+    Found through the sum of each label's rows, so no matrix of pairs is made.
+    """
+    ids = _dense_ids(labels)
+    own = ids[rows.own]
+    sums = torch.zeros_like(keys).index_add(0, ids, keys)
+    count = keys.new_zeros(len(ids)).index_add(0, ids, torch.ones_like(ids, dtype=keys.dtype))
+    return (local * (sums[own] - keys[rows.own])).sum(dim=1), count[own] - 1
+
+
+def _dense_ids(labels: Tensor) -> Tensor:
+    """Labels renamed to 0, 1, ...; unlike torch.unique, no device is waited for.
+
+    >>> _dense_ids(torch.tensor([7, -1, 7]))
+    tensor([1, 0, 1])
+    """
+    ordered, order = labels.sort()
+    ranks = torch.zeros_like(labels)
+    ranks[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    return torch.empty_like(labels).scatter_(0, order, ranks)
+
+
+def _sparse(
+    labels: Tensor,
+    all_labels: Tensor,
+    positives: tuple[Tensor, Tensor, Tensor] | None,
+    ignore: Pairs | None,
+    like: Tensor,
+) -> list[tuple[Pairs, Tensor]]:
+    """Pairs and what they add to the weight of a positive: ignored ones take back what the label gave."""
+    found: list[tuple[Pairs, Tensor]] = []
+    if positives is not None:
+        found.append(((positives[0], positives[1]), positives[2].to(like)))
+    if ignore is not None:
+        found.append((ignore, -(labels[ignore[0]] == all_labels[ignore[1]]).to(like)))
+    return found

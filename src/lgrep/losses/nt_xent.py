@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from lgrep.losses.checks import check_embeddings, check_temperature
-from lgrep.losses.gather import gather_with_gradient, global_rows
+from lgrep.losses.checks import check_embeddings, check_positive, counted_rows
+from lgrep.losses.gather import Gradients, gather_keys
+from lgrep.losses.partition import log_partition, log_partition_self
 from lgrep.losses.precision import full_precision, unit_rows
 
 
-def nt_xent(view_a: Tensor, view_b: Tensor, temperature: float = 0.1) -> Tensor:
+def nt_xent(
+    view_a: Tensor,
+    view_b: Tensor,
+    temperature: float = 0.1,
+    *,
+    gather_gradients: Gradients = "exact",
+    block: int | None = None,
+) -> Tensor:
     """Finds the other view of each picture among the 2N - 1 other rows of the global batch.
 
     Rows of the same index are positives. The loss is the mean over both directions.
@@ -20,6 +27,8 @@ def nt_xent(view_a: Tensor, view_b: Tensor, temperature: float = 0.1) -> Tensor:
         view_a: [n, D], unnormalised, this process's rows; n may differ between processes.
         view_b: [n, D], the other view of the same pictures.
         temperature: > 0.
+        gather_gradients: what flows back to rows as candidates of others (`gather_keys`).
+        block: side of the blocks that the similarities are computed in; None chooses, 0 the whole matrix.
 
     Returns:
         Scalar in float32 (float64 for float64 embeddings): the mean over the 2N anchors on one process. On W
@@ -38,19 +47,18 @@ def nt_xent(view_a: Tensor, view_b: Tensor, temperature: float = 0.1) -> Tensor:
     True
     """
     check_embeddings(view_a=view_a, view_b=view_b)
-    check_temperature(temperature)
-    rows = global_rows(view_a.shape[0])
-    if rows.total == 0:
-        raise ValueError("view_a and view_b have no rows on any process; the loss needs at least one.")
+    check_positive(temperature=temperature)
+    rows = counted_rows("view_a and view_b", view_a.shape[0])
     with full_precision(view_a):
         local_a, local_b = unit_rows(view_a), unit_rows(view_b)
-        both = gather_with_gradient(torch.stack([local_a, local_b], dim=1), rows)  # [N, 2, D]
         anchors = torch.cat([local_a, local_b])
-        candidates = torch.cat([both[:, 0], both[:, 1]])
-        columns = torch.arange(2 * rows.total, device=view_a.device)
-        own_a = columns[rows.offset : rows.offset + len(local_a)]
-        own_b = own_a + rows.total
-        itself = columns == torch.cat([own_a, own_b])[:, None]
-        logits = (anchors @ candidates.T / temperature).masked_fill(itself, -torch.inf)  # [2n, 2N]
-        total = cross_entropy(logits, torch.cat([own_b, own_a]), reduction="sum")
-        return rows.world_size * total / (2 * rows.total)
+        if rows.world_size == 1:
+            partition = log_partition_self(anchors, 1 / temperature, block)
+            attraction = 2 * (local_a * local_b).sum()
+        else:
+            keys_a, keys_b = gather_keys(torch.stack([local_a, local_b], dim=1), rows, gather_gradients).unbind(1)
+            n, own = len(local_a), rows.own
+            spans = [(0, n, own.start), (n, 2 * n, rows.total + own.start)]
+            partition = log_partition(anchors, torch.cat([keys_a, keys_b]), 1 / temperature, spans, block=block)
+            attraction = (local_a * keys_b[own]).sum() + (local_b * keys_a[own]).sum()
+        return rows.world_size * (partition.sum() - attraction / temperature) / (2 * rows.total)

@@ -1,0 +1,274 @@
+"""The blocked kernels behind `partition.py`, opaque to torch.compile and differentiable once.
+
+Forward passes keep the sums; backward passes compute each block again. Gradients of embeddings leave the
+`..._backward` operations before the factor `scale`, so that the gradient of the scale costs no further pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, empty_like
+from torch.nn.functional import softplus
+
+from lgrep.losses.blocks import Block, RunningSums, blocks
+
+SOFTPLUS_LINEAR = 50.0  # from here on softplus(x) is x in float64 too
+_LIBRARY: Any = torch.library.Library("lgrep", "DEF")  # type: ignore[no-untyped-call]
+
+
+def _operation(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function an operator of torch; `torch.library.custom_op` would load the compiler on its first call."""
+
+    def register(function: Callable[..., Any]) -> Any:
+        _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
+        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        return getattr(torch.ops.lgrep, name).default
+
+    return register
+
+
+def _shares(gradient: Tensor, log_total: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
+    """(offset, factor): gradient_i * softmax_ij = factor_i * exp(s_ij - offset_i), with no offset when bounded.
+
+    Rows without a gradient get the factor 0 whatever their partition is.
+    """
+    if bounded:
+        factor = gradient * (-log_total).exp()
+        return log_total, torch.where(gradient == 0, torch.zeros_like(factor), factor)
+    return log_total.masked_fill(log_total == -math.inf, 0.0), gradient
+
+
+@_operation("log_partition")
+def log_partition_op(
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor,
+    excluded: list[int],
+    ignore_row: Tensor | None,
+    ignore_column: Tensor | None,
+    bounded: bool,
+    size: int,
+) -> Tensor:
+    """`partition.log_partition` by blocks."""
+    scaled, sums = rows * scale, RunningSums(len(rows), rows, bounded)
+    block = Block(rows, size, excluded, ignore_row, ignore_column)
+    for row, column in blocks(len(rows), len(columns), size):
+        entries = block.fill(scaled, columns, row, column)
+        sums.add(row, entries.exp_() if bounded else entries, 1)
+    return sums.log()
+
+
+@_operation("log_partition_backward")
+def _backward_op(
+    gradient: Tensor,
+    log_total: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor,
+    excluded: list[int],
+    ignore_row: Tensor | None,
+    ignore_column: Tensor | None,
+    bounded: bool,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of rows and columns, both before the factor `scale`."""
+    scaled = rows * scale
+    offset, factor = _shares(gradient, log_total, bounded)
+    weighted = rows * factor[:, None]
+    for_rows, for_columns = torch.zeros_like(rows), torch.zeros_like(columns)
+    block = Block(rows, size, excluded, ignore_row, ignore_column)
+    for row, column in blocks(len(rows), len(columns), size):
+        entries = block.fill(scaled, columns, row, column)
+        if not bounded:
+            entries -= offset[row, None]
+        entries.exp_()
+        for_rows[row].addmm_(entries, columns[column])
+        for_columns[column].addmm_(entries.T, weighted[row])
+    return for_rows.mul_(factor[:, None]), for_columns
+
+
+@_operation("log_partition_both")
+def log_partition_both_op(
+    rows: Tensor, columns: Tensor, scale: Tensor, bounded: bool, size: int
+) -> tuple[Tensor, Tensor]:
+    """`partition.log_partition_both` by blocks."""
+    scaled, block = rows * scale, Block(rows, size)
+    over_columns, over_rows = RunningSums(len(rows), rows, bounded), RunningSums(len(columns), rows, bounded)
+    for row, column in blocks(len(rows), len(columns), size):
+        entries = block.fill(scaled, columns, row, column)
+        if bounded:
+            entries.exp_()
+        over_columns.add(row, entries, 1)
+        over_rows.add(column, entries, 0)
+    return over_columns.log(), over_rows.log()
+
+
+@_operation("log_partition_both_backward")
+def _both_backward_op(
+    row_gradient: Tensor,
+    column_gradient: Tensor,
+    row_total: Tensor,
+    column_total: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    scale: Tensor,
+    bounded: bool,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    scaled = rows * scale
+    row_offset, row_factor = _shares(row_gradient, row_total, bounded)
+    column_offset, column_factor = _shares(column_gradient, column_total, bounded)
+    for_rows, for_columns = torch.zeros_like(rows), torch.zeros_like(columns)
+    block, second = Block(rows, size), Block(rows, size)
+    for row, column in blocks(len(rows), len(columns), size):
+        entries = block.fill(scaled, columns, row, column)
+        weights = second.shaped(entries)
+        if bounded:
+            torch.add(row_factor[row, None], column_factor[None, column], out=weights)
+            weights *= entries.exp_()
+        else:
+            torch.sub(entries, column_offset[None, column], out=weights)
+            weights.exp_().mul_(column_factor[None, column])
+            weights += entries.sub_(row_offset[row, None]).exp_().mul_(row_factor[row, None])
+        for_rows[row].addmm_(weights, columns[column])
+        for_columns[column].addmm_(weights.T, rows[row])
+    return for_rows, for_columns
+
+
+@_operation("log_partition_self")
+def log_partition_self_op(embeddings: Tensor, scale: Tensor, bounded: bool, size: int) -> Tensor:
+    """`partition.log_partition_self` by blocks."""
+    scaled, sums = embeddings * scale, RunningSums(len(embeddings), embeddings, bounded)
+    block = Block(embeddings, size, [0, len(embeddings), 0])
+    for row, column in blocks(len(embeddings), len(embeddings), size):
+        if row.start > column.start:
+            continue
+        entries = block.fill(scaled, embeddings, row, column)
+        if bounded:
+            entries.exp_()
+        sums.add(row, entries, 1)
+        if row != column:
+            sums.add(column, entries, 0)
+    return sums.log()
+
+
+@_operation("log_partition_self_backward")
+def _self_backward_op(
+    gradient: Tensor, log_total: Tensor, embeddings: Tensor, scale: Tensor, bounded: bool, size: int
+) -> Tensor:
+    scaled = embeddings * scale
+    offset, factor = _shares(gradient, log_total, bounded)
+    result = torch.zeros_like(embeddings)
+    block, second = Block(embeddings, size, [0, len(embeddings), 0]), Block(embeddings, size)
+    for row, column in blocks(len(embeddings), len(embeddings), size):
+        if row.start > column.start:
+            continue
+        entries = block.fill(scaled, embeddings, row, column)
+        weights = second.shaped(entries)
+        if bounded:
+            torch.add(factor[row, None], factor[None, column], out=weights)
+            weights *= entries.exp_()
+        else:
+            torch.sub(entries, offset[None, column], out=weights)
+            weights.exp_().mul_(factor[None, column])
+            weights += entries.sub_(offset[row, None]).exp_().mul_(factor[row, None])
+        result[row].addmm_(weights, embeddings[column])
+        if row != column:
+            result[column].addmm_(weights.T, embeddings[row])
+    return result
+
+
+@_operation("softplus_sum")
+def softplus_sum_op(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, size: int) -> Tensor:
+    """The sum over all pairs of softplus(scale * rows_i . columns_j + bias), by blocks."""
+    scaled, block, total = rows * scale, Block(rows, size), rows.new_zeros(())
+    for row, column in blocks(len(rows), len(columns), size):
+        total += softplus(block.fill(scaled, columns, row, column).add_(bias), threshold=SOFTPLUS_LINEAR).sum()
+    return total
+
+
+@_operation("softplus_sum_backward")
+def _softplus_backward_op(
+    rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    scaled, block = rows * scale, Block(rows, size)
+    for_rows, for_columns, for_bias = torch.zeros_like(rows), torch.zeros_like(columns), rows.new_zeros(())
+    for row, column in blocks(len(rows), len(columns), size):
+        weights = block.fill(scaled, columns, row, column).add_(bias).sigmoid_()
+        for_rows[row].addmm_(weights, columns[column])
+        for_columns[column].addmm_(weights.T, rows[row])
+        for_bias += weights.sum()
+    return for_rows, for_columns, for_bias
+
+
+def _shapes(name: str, fake: Callable[..., Any]) -> None:
+    """Tell the compiler the shapes of an operator's results."""
+    torch.library.register_fake(f"lgrep::{name}", fake, lib=_LIBRARY)
+
+
+_shapes("log_partition", lambda rows, *_: rows.new_empty(len(rows)))
+_shapes("log_partition_both", lambda rows, columns, *_: (rows.new_empty(len(rows)), rows.new_empty(len(columns))))
+_shapes("log_partition_self", lambda embeddings, *_: embeddings.new_empty(len(embeddings)))
+_shapes("softplus_sum", lambda rows, *_: rows.new_empty(()))
+_shapes("log_partition_backward", lambda g, t, rows, columns, *_: (empty_like(rows), empty_like(columns)))
+_shapes("log_partition_both_backward", lambda g, h, t, u, rows, columns, *_: (empty_like(rows), empty_like(columns)))
+_shapes("log_partition_self_backward", lambda g, t, embeddings, *_: empty_like(embeddings))
+_shapes(
+    "softplus_sum_backward",
+    lambda rows, columns, *_: (empty_like(rows), empty_like(columns), rows.new_empty(())),
+)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    outputs = output if isinstance(output, tuple) else (output,)
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    ctx.positions = [place for place, value in enumerate(inputs) if isinstance(value, Tensor)]
+    ctx.inputs = [None if isinstance(value, Tensor) else value for value in inputs]
+    ctx.count = len(outputs)
+    ctx.save_for_backward(*outputs, *tensors)
+
+
+def _kept(ctx: Any) -> tuple[tuple[Tensor, ...], list[Any]]:
+    """Outputs and inputs of the forward pass."""
+    saved, inputs = ctx.saved_tensors, list(ctx.inputs)
+    for place, value in zip(ctx.positions, saved[ctx.count :], strict=True):
+        inputs[place] = value
+    return saved[: ctx.count], inputs
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    (log_total,), inputs = _kept(ctx)
+    rows, _, scale = inputs[:3]
+    for_rows, for_columns = _backward_op(gradient, log_total, *inputs)
+    return for_rows * scale, for_columns * scale, (rows * for_rows).sum(), None, None, None, None, None
+
+
+def _both_backward(ctx: Any, row_gradient: Tensor, column_gradient: Tensor) -> tuple[Any, ...]:
+    totals, inputs = _kept(ctx)
+    rows, _, scale = inputs[:3]
+    for_rows, for_columns = _both_backward_op(row_gradient, column_gradient, *totals, *inputs)
+    return for_rows * scale, for_columns * scale, (rows * for_rows).sum(), None, None
+
+
+def _self_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    (log_total,), inputs = _kept(ctx)
+    embeddings, scale = inputs[:2]
+    result = _self_backward_op(gradient, log_total, *inputs)
+    return result * scale, (embeddings * result).sum() / 2, None, None
+
+
+def _softplus_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    _, (rows, columns, scale, bias, size) = _kept(ctx)
+    for_rows, for_columns, for_bias = _softplus_backward_op(rows, columns, scale, bias, size)
+    for_scale = (rows * for_rows).sum() * gradient
+    return for_rows * (scale * gradient), for_columns * (scale * gradient), for_scale, for_bias * gradient, None
+
+
+torch.library.register_autograd("lgrep::softplus_sum", _softplus_backward, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd("lgrep::log_partition", _backward, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd("lgrep::log_partition_both", _both_backward, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd("lgrep::log_partition_self", _self_backward, setup_context=_keep, lib=_LIBRARY)
