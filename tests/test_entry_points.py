@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from layouts import stablerep_layout
 from made import picture_folder
 
 from lgrep.cli import _with_demo, run
 from lgrep.config.compose import compose_config, parse
 from lgrep.config.schema import EvaluateConfig
-from lgrep.errors import ConfigError, DataError
+from lgrep.errors import ConfigError, DataError, Interrupted
+from lgrep.sweeps.jobs import expand
 from lgrep.training.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +89,27 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert failing(ConfigError("x")) == 2
     assert failing(DataError("x")) == 3
     assert failing(KeyboardInterrupt()) == 130
-    assert "error: x" in capsys.readouterr().err
+    assert failing(Interrupted(signal.SIGTERM, 7)) == 143
+    printed = capsys.readouterr().err
+    assert "error: x" in printed and "SIGTERM after step 7" in printed and "Traceback" not in printed
+    assert failing(OSError(errno.ENOSPC, "No space left on device", "runs/metrics.csv")) == 1
+    printed = capsys.readouterr().err
+    assert "No space left on device while writing runs/metrics.csv. Make room" in printed and "Traceback" not in printed
+    assert failing(ValueError("a defect")) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mutlirun", "seed=1,2"], "--mutlirun: unknown flag; did you mean '--multirun'"),
+        (["--seed=1"], "--seed=1: unknown flag;"),
+        (["-m", "seed=1,2"], "-m: this program does not sweep"),
+    ],
+)
+def test_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", "", lambda values, choices: None, arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_without_a_choice_the_demo_runs() -> None:
@@ -104,9 +128,16 @@ def test_every_command_of_the_docs_is_accepted(command: str, tmp_path: Path, mon
     entry, arguments = words[1], words[2:]
     monkeypatch.chdir(tmp_path)
     picture_folder(tmp_path / "PICTURES")
+    if "data.root=DIR" in command or "[DIR/" in command:
+        for scale in ("2.0", "8.0"):
+            stablerep_layout(tmp_path / "DIR", captions=1, scale=scale)
     if "--experiments" in arguments:
         return
-    if entry == "train.py":
+    if entry == "train.py" and "-m" in arguments:
+        arguments.remove("-m")
+        for job in expand("train", _with_demo(arguments, "stablerep_emoji")):
+            resolve(*compose_config("train", job.overrides))
+    elif entry == "train.py":
         resolved = resolve(*compose_config("train", _with_demo(arguments, "stablerep_emoji")))
         assert len(resolved.source.training()) > 0
     else:

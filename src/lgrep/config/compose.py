@@ -42,6 +42,17 @@ def compose_config(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any],
         raise ConfigError(_translate(str(error), overrides, name)) from error
 
 
+def sweep_settings(name: str, overrides: Sequence[str]) -> dict[str, str]:
+    """What a composed configuration itself asks to sweep over (`hydra.sweeper.params`): key -> values."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+            composed = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError):
+        return {}  # the job's own check words the error
+    return {str(key): str(values) for key, values in (composed.hydra.sweeper.get("params") or {}).items()}
+
+
 def plain(composed: DictConfig) -> dict[str, Any]:
     """A composed configuration as plain containers, interpolations resolved, without Hydra's own part."""
     copy = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
