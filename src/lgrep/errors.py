@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -28,6 +29,25 @@ class CheckpointError(LgrepError):
     """A checkpoint or run folder cannot be used (exit code 4)."""
 
     exit_code = 4
+
+
+class Interrupted(BaseException):
+    """A run stopped on request, its state saved. No handler of an Exception sees it.
+
+    Args:
+        signal_number: what asked for it.
+        step: optimiser steps done and saved.
+    """
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"{signal.Signals(signal_number).name} after step {step}")
+        self.signal_number = signal_number
+        self.step = step
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells report it: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signal_number
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

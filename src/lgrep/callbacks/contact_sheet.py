@@ -42,7 +42,7 @@ class ContactSheet(pl.Callback):
         self._done = True
         if not trainer.is_global_zero or (self.path.is_file() and trainer.global_step > 0):
             return
-        views = [_pictures(trainer, view) for view in batch.views[: self.max_views]]
+        views = [_pictures(trainer, batch.whole(view)) for view in range(min(batch.num_views, self.max_views))]
         save_png(self._draw(trainer, batch, views), self.path)
         publish_picture(trainer, "positives", self.path)
 

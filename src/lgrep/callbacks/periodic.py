@@ -73,3 +73,12 @@ def publish_picture(trainer: pl.Trainer, name: str, path: Path) -> None:
         show = getattr(logger, "log_picture", None)
         if callable(show):
             show(name, path, trainer.global_step)
+
+
+def say(trainer: pl.Trainer, text: str) -> None:
+    """Print a line without tearing the live progress bar."""
+    bar = trainer.progress_bar_callback
+    if bar is None:
+        print(text, flush=True)
+    else:
+        bar.print(text)
