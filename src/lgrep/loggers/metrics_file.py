@@ -29,7 +29,7 @@ class MetricsFile(Logger):
         self.columns: list[str] = ["step"]
         self._pending: dict[str, str] = {}
         if self.path.exists():
-            self.columns = _read(self.path)[0]
+            self.columns = read_rows(self.path)[0]
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class MetricsFile(Logger):
             return
         new = [key for key in self._pending if key not in self.columns]
         if new and self.path.exists():
-            columns, rows = _read(self.path)
+            columns, rows = read_rows(self.path)
             self.columns = columns + new
             _write(self.path, self.columns, rows)
         else:
@@ -80,7 +80,7 @@ class MetricsFile(Logger):
         """Keep the rows of steps before `step` (0-based), and the columns they use."""
         if not self.path.exists():
             return
-        columns, rows = _read(self.path)
+        columns, rows = read_rows(self.path)
         kept = [row for row in rows if int(row["step"]) < step]
         self.columns = [name for name in columns if name == "step" or any(row[name] for row in kept)]
         if kept:
@@ -90,7 +90,7 @@ class MetricsFile(Logger):
             self.columns = ["step"]
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Columns and whole rows; a last line cut short by a kill is left out."""
     text = path.read_text(encoding="utf-8")
     lines = text[: text.rfind("\n") + 1].splitlines()
