@@ -47,6 +47,7 @@ def test_every_choice_of_a_group_composes(group: str) -> None:
         (["method.temperature=-1"], r"method\.temperature: got -1"),
         (["loader.batch_size=0"], r"loader\.batch_size: got 0; it should be greater than 0"),
         (["loader.batch_size=1.5"], r"loader\.batch_size: got 1\.5"),
+        (["loader.batch_size=1"], r"batch_size=1: SimCLR needs at least 2 anchors.*Type loader\.batch_size=2"),
         (["seed=-1"], r"seed: got -1"),
         (["trainer.precision=fp16"], r"trainer\.precision: got 'fp16'.*'16-mixed'"),
         (["trainer.devices=0"], r"trainer\.devices: got 0"),
@@ -131,7 +132,7 @@ class Twice:
     def group(self, table, anchor):
         return anchor
 
-    def substitutes(self, table, anchor):
+    def substitutes(self, table, anchor, drawn):
         return []
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from lgrep.data.dataset import Collate, PictureCache, ViewDataset
 from lgrep.data.pairings import SelfPairing, SiblingPairing
+from lgrep.data.randomness import PAIRING_STREAM, keyed_generator
 from lgrep.data.samplers import ExactBatchSampler
 from lgrep.data.sources import FolderSource
 from lgrep.data.transforms import EvalRecipe, Recipe
@@ -80,7 +81,7 @@ def test_broken_pictures_are_replaced_by_siblings_first(tmp_path: Path) -> None:
     root = picture_folder(tmp_path)
     broken = root / "class_b" / "caption_0" / "1.png"
     broken.write_bytes(broken.read_bytes()[:40])
-    (root / "class_b" / "caption_2" / "0.png").write_bytes(b"")
+    (root / "class_b" / "caption_2" / "0.png").write_bytes(b"no picture")
     data = dataset(root)
     bad = {
         row
@@ -109,9 +110,39 @@ def test_without_siblings_another_row_stands_in(tmp_path: Path) -> None:
 def test_when_nothing_can_be_read_the_file_is_named(tmp_path: Path) -> None:
     root = picture_folder(tmp_path, groups=2, per_group=2)
     for file in root.rglob("*.png"):
-        file.write_bytes(b"")
-    with pytest.raises(DataError, match=r"0\.png cannot be read \(empty file\)"):
+        file.write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"\d\.png cannot be read \(a web page.*neither could 3 pictures tried"):
         dataset(root)[0, 0]
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_an_unused_sibling_comes_before_one_in_use(tmp_path: Path, broken: int) -> None:
+    """Of three siblings two are drawn: if one of them is broken, the third takes its place."""
+    root = picture_folder(tmp_path, groups=1)
+    next(root.rglob(f"{broken}.png")).write_bytes(b"no picture")
+    samples = [dataset(root)[epoch, 0] for epoch in range(20)]
+    assert all(set(sample.rows) == {0, 1, 2} - {broken} for sample in samples)
+    assert 5 < sum(len(sample.replaced) for sample in samples) <= 20
+
+
+def test_all_siblings_broken_are_replaced_by_one_picture(tmp_path: Path) -> None:
+    """Two unrelated pictures must not be called positives of each other."""
+    root = picture_folder(tmp_path)
+    for file in (root / "class_b" / "caption_2").glob("*.png"):
+        file.write_bytes(b"no picture")
+    data = dataset(root)
+    bad = set(data.table.members(int(np.flatnonzero(data.table.caption_column("text") == "caption number 2")[0])))
+    anchor = int(data.table.group[min(bad)])
+    for epoch in range(8):
+        sample = data[epoch, anchor]
+        assert len(set(sample.rows)) == 1
+        assert not bad & set(sample.rows)
+        assert [row for row, _, _ in sample.replaced] == sample_rows(data, epoch, anchor)
+
+
+def sample_rows(data: ViewDataset, epoch: int, anchor: int) -> list[int]:
+    rng = keyed_generator(data.seed, epoch, anchor, PAIRING_STREAM)
+    return [int(row) for row in data.pairing.draw(data.table, anchor, rng)]
 
 
 def test_the_cache_stops_at_its_budget() -> None:

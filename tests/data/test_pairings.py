@@ -53,17 +53,31 @@ def test_at_most_one_picture_of_a_family() -> None:
     assert all(len(set(rows)) == 1 for rows in draws(SiblingPairing(pictures=3), data, 1, 20))
 
 
-def test_shortage_policies() -> None:
+def test_shortage_policies(capsys: pytest.CaptureFixture[str]) -> None:
     data = table([0, 0, 0, 1, 2, 2], families=[0, 1, 2, 3, 4, 4])
+    short = "note: made: 2 of 3 captions have fewer than pairing.pictures=2 pictures"
     assert SiblingPairing(pictures=2).anchors(data).tolist() == [0, 1, 2]
+    assert capsys.readouterr().err == (
+        f"{short} (the most is 3); theirs are shown again with other crops (pairing.shortage=repeat)\n"
+    )
     assert SiblingPairing(pictures=2, shortage="drop").anchors(data).tolist() == [0]
-    with pytest.raises(DataError, match=r"2 of 3 captions.*pairing\.pictures=1"):
+    assert capsys.readouterr().err == f"{short} and are left out (pairing.shortage=drop)\n"
+    with pytest.raises(DataError, match=r"2 of 3 captions.*Type pairing\.pictures=1, or pairing\.shortage=repeat or"):
         SiblingPairing(pictures=2, shortage="refuse").anchors(data)
-    with pytest.raises(DataError, match=r"no caption has 4 pictures.*pairing\.pictures=3"):
-        SiblingPairing(pictures=4, shortage="drop").anchors(data)
+    for shortage in ("drop", "refuse"):
+        with pytest.raises(DataError, match=r"no caption has pairing\.pictures=4 .*Type pairing\.pictures=3 or"):
+            SiblingPairing(pictures=4, shortage=shortage).anchors(data)  # type: ignore[arg-type]
+    assert SiblingPairing(pictures=1, shortage="refuse").anchors(data).tolist() == [0, 1, 2]
+    assert capsys.readouterr().err == ""
 
 
 def test_groups_mark_captions() -> None:
     data, pairing = table([0, 0, 1]), SiblingPairing(pictures=2)
     assert pairing.group(data, 1) == 1
-    assert list(pairing.substitutes(data, 0)) == [0, 1]
+    assert list(pairing.substitutes(data, 0, drawn=[1])) == [0, 1]
+
+
+def test_a_substitute_is_never_of_a_family_in_use() -> None:
+    data, pairing = table([0, 0, 0, 0], families=[7, 7, 8, 9]), SiblingPairing(pictures=2)
+    assert list(pairing.substitutes(data, 0, drawn=[0])) == [0, 2, 3]
+    assert list(pairing.substitutes(data, 0, drawn=[])) == [0, 1, 2, 3]

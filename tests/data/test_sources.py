@@ -2,12 +2,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from made import encoded, picture_folder
 
 from lgrep.data import emoji
-from lgrep.data.sources import EmojiSource, FolderSource, ShardSource
-from lgrep.errors import DataError
+from lgrep.data.sources import EmojiSource, FolderSource
 
 
 def test_emoji_trains_on_its_protocol_and_probes_the_validation_fold() -> None:
@@ -57,26 +55,6 @@ def test_json_captions_and_odd_unicode(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({"caption": text}), encoding="utf-8")
     table = FolderSource(str(tmp_path), captions="sidecar").training()
     assert [table.caption(row) for row in range(2)] == ["naïve \u200d🧑‍🚀 猫", "\u202eright to left"]
-
-
-@pytest.mark.parametrize("content", [None, "[]", "{", '{"title": "x"}'])
-def test_a_picture_without_caption_is_named(tmp_path: Path, content: str | None) -> None:
-    (tmp_path / "lonely.png").write_bytes(encoded(1))
-    if content is not None:
-        (tmp_path / "lonely.json").write_text(content)
-    with pytest.raises(DataError, match=r"no caption for .*lonely\.png.*data\.captions=none"):
-        FolderSource(str(tmp_path), captions="sidecar").training()
-
-
-def test_missing_and_empty_folders_name_the_override(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no folder.*data\.root="):
-        FolderSource(str(tmp_path / "nowhere")).training()
-    with pytest.raises(DataError, match="holds no picture"):
-        FolderSource(str(tmp_path)).training()
-    with pytest.raises(DataError, match="is no folder"):
-        ShardSource(str(tmp_path / "nowhere")).training()
-    with pytest.raises(DataError, match=r"set\.json"):
-        ShardSource(str(tmp_path)).training()
 
 
 def test_equal_folders_have_equal_hashes(tmp_path: Path) -> None:

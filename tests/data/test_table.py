@@ -173,10 +173,10 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
         open_set(folder)
 
 
-def test_a_cut_shard_is_noticed_at_the_picture(folder: Path) -> None:
+def test_a_shard_that_shrinks_later_is_noticed_at_the_picture(folder: Path) -> None:
+    table = open_set(folder)
     data = (folder / "shard-00000.zip").read_bytes()
     (folder / "shard-00000.zip").write_bytes(data[:60])
-    table = open_set(folder)
     with pytest.raises(ValueError, match=r"shard-00000\.zip"):
         table.read(1)
 

@@ -72,14 +72,20 @@ class Schedule(Section):
 
 
 class Duration(Section):
-    """Length of a run in epochs (passes over the anchors) or optimiser steps."""
+    """Length of a run in epochs (passes over the anchors) or optimiser steps.
+
+    `published` names a schedule of the data set, which gives the epochs and the warm-up unless they are given here
+    or in `schedule`.
+    """
 
     epochs: PositiveFloat | None = None
     steps: PositiveInt | None = None
+    published: str | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Duration:
-        if (self.epochs is None) == (self.steps is None):
+        both = self.epochs is not None and self.steps is not None
+        if both or (self.epochs is None and self.steps is None and self.published is None):
             raise ValueError(
                 "give either epochs or steps. Type duration=steps duration.steps=N, or duration=epochs duration.epochs=N"
             )
@@ -103,7 +109,11 @@ class Augment(Section):
 
 
 class Trainer(Section):
-    """Hardware and precision; the same names as Lightning's Trainer."""
+    """Hardware and precision; the same names as Lightning's Trainer.
+
+    `chunk_size`: pictures that the backbone sees at a time, so that any batch fits; its activations are computed
+    again in the backward pass. `chunk_bn` accepts a backbone whose BatchNorm then sees pieces.
+    """
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Literal["auto"] = "auto"
@@ -113,6 +123,8 @@ class Trainer(Section):
     threads: PositiveInt | None = None
     sync_batchnorm: bool = True
     channels_last: bool = False
+    chunk_size: PositiveInt | None = None
+    chunk_bn: bool = False
     log_every_n_steps: PositiveInt = 10
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -42,10 +43,14 @@ class Batch:
             picture for self views.
         label: Long [V, B], class of the picture, -1 where there is none.
         params: per view, the tensors that the device augmentation applies (crop boxes, jitter factors,
-            ...), as drawn in the worker; leading dimension B except for index lists.
+            ...), as drawn in the worker; leading dimension B except for index lists. In a batch that comes in
+            pieces: per view and piece, views first.
         caption: the captions of the anchors' first pictures (strings, not moved), when asked for.
         replaced: what was wrong with pictures that had to be replaced: (row, row used, reason).
         epoch: the epoch that the batch belongs to.
+        chunk: anchors of a piece, when the backbone sees the batch in pieces; 0: it sees the whole.
+        render: makes piece `number` of view `view` ready for the backbone (set by the data module, when `chunk`);
+            `views` then stay uint8.
     """
 
     views: list[Tensor]
@@ -56,6 +61,8 @@ class Batch:
     caption: list[str] = field(default_factory=list)
     replaced: list[tuple[int, int, str]] = field(default_factory=list)
     epoch: int = 0
+    chunk: int = 0
+    render: Callable[[Batch, int, int], Tensor] | None = None
 
     @property
     def num_views(self) -> int:
@@ -66,6 +73,21 @@ class Batch:
     def num_anchors(self) -> int:
         """B on this rank."""
         return int(self.row.shape[1])
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces of a view."""
+        return -(-self.num_anchors // self.chunk) if self.chunk else 1
+
+    def piece(self, view: int, number: int) -> Tensor:
+        """Augmented, normalised pictures of one piece of a view: anchors `number * chunk` and the following."""
+        if self.render is None:
+            return self.views[view]
+        return self.render(self, view, number)
+
+    def whole(self, view: int) -> Tensor:
+        """Augmented, normalised pictures of a view."""
+        return torch.cat([self.piece(view, number) for number in range(self.num_pieces)])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch with every tensor on `device`."""

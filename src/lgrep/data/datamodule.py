@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,18 +22,22 @@ from lgrep.data.sources import Source
 from lgrep.data.table import Table
 from lgrep.data.transforms import Transform
 from lgrep.data.views import View
+from lgrep.data.workers import outlive_signals
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """On the CPU, the many small operations of an augmentation lose more by waking threads than they gain."""
-    threads = torch.get_num_threads()
+def _augmenting(device: torch.device) -> Iterator[None]:
+    """Float32 whatever the training's precision; on the CPU one thread, which the many small operations prefer."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
-        yield
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
 
 
 class PairDataModule(pl.LightningDataModule):
@@ -52,6 +56,7 @@ class PairDataModule(pl.LightningDataModule):
         workers: loading processes per training process; None: the cores that training leaves free, at most 8.
         cache_bytes: decoded pictures kept per loading process.
         memory_format: of the views that the method gets.
+        chunk: pictures of a view that the backbone sees at a time; None: all.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class PairDataModule(pl.LightningDataModule):
         workers: int | None = None,
         cache_bytes: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
+        chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.source = source
@@ -76,7 +82,9 @@ class PairDataModule(pl.LightningDataModule):
         self.workers = workers if workers is not None else min(8, (os.cpu_count() or 1) - 1)
         self.cache_bytes = cache_bytes
         self.memory_format = memory_format
+        self.chunk = chunk or 0
         self.replaced_count = 0
+        self.dataset: ViewDataset | None = None
         self._consumed = 0
 
     @cached_property
@@ -127,14 +135,15 @@ class PairDataModule(pl.LightningDataModule):
             consumed=self._consumed,
         )
         table = self.table
-        dataset = ViewDataset(table, self.pairing, self.views, self.transforms, self.seed, self.cache_bytes)
+        self.dataset = ViewDataset(table, self.pairing, self.views, self.transforms, self.seed, self.cache_bytes)
         labels = table.column("label") if table.has("label") else None
         return DataLoader(
-            dataset,
+            self.dataset,
             batch_sampler=sampler,
-            collate_fn=Collate(self.views, self.transforms, labels),
+            collate_fn=Collate(self.views, self.transforms, labels, self.chunk),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=outlive_signals,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the loader must not draw from the global generator
         )
@@ -147,16 +156,22 @@ class PairDataModule(pl.LightningDataModule):
     def augment(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Batch:
         """Replace the uint8 views by augmented, normalised views on the same device.
 
-        The augmentation itself is always computed in float32.
+        The augmentation itself is always computed in float32. A batch in pieces keeps its uint8 views; each piece
+        is augmented when the backbone asks for it.
         """
-        with torch.no_grad(), _one_thread(batch.views[0].device):
-            batch.views = [
-                self.transforms[view.transform]
-                .device(pictures, params.tensors)
-                .to(dtype, memory_format=self.memory_format)
-                for view, pictures, params in zip(self.views, batch.views, batch.params, strict=True)
-            ]
+        if batch.chunk:
+            batch.render = partial(self._render, dtype=dtype)
+        else:
+            batch.views = [self._render(batch, view, 0, dtype) for view in range(batch.num_views)]
         return batch
+
+    def _render(self, batch: Batch, view: int, number: int, dtype: torch.dtype) -> Tensor:
+        start = number * batch.chunk
+        pictures = batch.views[view][start : start + batch.chunk] if batch.chunk else batch.views[view]
+        params = batch.params[view * batch.num_pieces + number].tensors
+        with _augmenting(pictures.device):
+            augmented = self.transforms[self.views[view].transform].device(pictures, params)
+            return augmented.to(dtype, memory_format=self.memory_format)
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """Evaluation normalisation of uint8 [B, 3, H, W] to float32, with the first view's constants."""

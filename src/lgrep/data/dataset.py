@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lgrep.data.batch import Batch, Shipped
+from lgrep.data.failures import LESS_MEMORY, InHand
+from lgrep.data.notices import reason_of, shown
 from lgrep.data.pairings import Pairing
 from lgrep.data.pictures import PictureError, decode
 from lgrep.data.randomness import PAIRING_STREAM, REPLACEMENT_STREAM, keyed_generator
@@ -63,8 +65,9 @@ class PictureCache:
 class ViewDataset(Dataset[Sample]):
     """Renders the views of an anchor; every random choice comes from the sample's key.
 
-    A broken picture is replaced, never dropped: by another picture of the same anchor first, then by
-    another row drawn from the sample's own generator. Replacements are reported in `Sample.replaced`.
+    A broken picture is replaced, never dropped: by a picture of the same anchor that is not used yet, then by one
+    that is, then by another row drawn from the sample's own generator. Replacements are reported in
+    `Sample.replaced`. Memory errors end the run: what is replaced must not depend on the machine's state.
 
     Args:
         table: the pictures.
@@ -89,17 +92,24 @@ class ViewDataset(Dataset[Sample]):
         self.views = list(views)
         self.transforms = dict(transforms)
         self.seed = seed
+        self.in_hand = InHand()
         self._cache = PictureCache(cache_bytes)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        epoch, anchor = key
-        rows = self.pairing.draw(self.table, anchor, keyed_generator(self.seed, epoch, anchor, PAIRING_STREAM))
+        try:
+            return self._sample(*key)
+        except MemoryError as error:
+            where = shown(self.table.store.locate(self.in_hand.row()))
+            raise DataError(f"out of memory while loading {where}. {LESS_MEMORY}") from error
+
+    def _sample(self, epoch: int, anchor: int) -> Sample:
+        rows = list(self.pairing.draw(self.table, anchor, keyed_generator(self.seed, epoch, anchor, PAIRING_STREAM)))
         replaced: list[tuple[int, int, str]] = []
         used: dict[int, tuple[int, Image.Image]] = {}
         sample = Sample([], [], [], self.pairing.group(self.table, anchor), epoch, replaced)
         for number, view in enumerate(self.views):
             if view.picture not in used:
-                used[view.picture] = self._load(int(rows[view.picture]), anchor, epoch, replaced)
+                used[view.picture] = self._load(rows, view.picture, anchor, epoch, replaced)
             row, picture = used[view.picture]
             transform = self.transforms[view.transform]
             rng = keyed_generator(self.seed, epoch, anchor, number)
@@ -109,34 +119,62 @@ class ViewDataset(Dataset[Sample]):
             sample.rows.append(row)
         return sample
 
-    def _load(self, row: int, anchor: int, epoch: int, replaced: list[tuple[int, int, str]]) -> tuple[int, Image.Image]:
-        try:
-            return row, self._cache.get(self.table, row)
-        except (PictureError, OSError, ValueError) as error:
-            reason = str(error) or type(error).__name__
-        rng = keyed_generator(self.seed, epoch, anchor, REPLACEMENT_STREAM + row)
-        siblings = [other for other in self.pairing.substitutes(self.table, anchor) if other != row]
-        candidates = [siblings[i] for i in rng.permutation(len(siblings))]
-        candidates += [int(other) for other in rng.integers(0, len(self.table), MAX_ATTEMPTS)]
+    def _load(
+        self, rows: list[int], place: int, anchor: int, epoch: int, replaced: list[tuple[int, int, str]]
+    ) -> tuple[int, Image.Image]:
+        """Row and picture for `rows[place]`, which becomes another row if it is broken."""
+        row = int(rows[place])
+        picture, reason = self._try(row)
+        if picture is not None:
+            return row, picture
+        candidates = self._candidates(row, [int(other) for other in rows if other != row], anchor, epoch)
         for other in candidates:
-            try:
-                picture = self._cache.get(self.table, other)
-            except (PictureError, OSError, ValueError):
-                continue
-            replaced.append((row, other, reason))
-            return other, picture
+            picture, _ = self._try(other)
+            if picture is not None:
+                replaced.append((row, other, reason))
+                rows[place] = other
+                return other, picture
         raise DataError(
-            f"{self.table.name}: {self.table.store.locate(row)} cannot be read ({reason}), "
+            f"{self.table.name}: {shown(self.table.store.locate(row))} cannot be read ({reason}), "
             f"and neither could {len(candidates)} pictures tried in its place"
         )
 
+    def _candidates(self, row: int, drawn: list[int], anchor: int, epoch: int) -> list[int]:
+        """Rows to try in place of `row`, in order, each once."""
+        rng = keyed_generator(self.seed, epoch, anchor, REPLACEMENT_STREAM + row)
+        siblings = list(self.pairing.substitutes(self.table, anchor, drawn))
+        shuffled = [int(siblings[i]) for i in rng.permutation(len(siblings))]
+        ordered = [other for other in shuffled if other not in drawn] + drawn
+        ordered += [int(other) for other in rng.integers(0, len(self.table), MAX_ATTEMPTS)]
+        return [other for other in dict.fromkeys(ordered) if other != row]
+
+    def _try(self, row: int) -> tuple[Image.Image | None, str]:
+        """The picture, or None and why it cannot be read."""
+        self.in_hand.take(row)
+        try:
+            return self._cache.get(self.table, row), ""
+        except (PictureError, OSError, ValueError) as error:
+            return None, reason_of(error)
+
 
 class Collate:
-    """Puts samples into a `Batch` (view-major); picklable, so that workers can build it."""
+    """Puts samples into a `Batch` (view-major); picklable, so that workers can build it.
+
+    Args:
+        views: V views.
+        transforms: by name.
+        labels: class of each row of the table, or None.
+        chunk: anchors of a piece when the backbone sees the batch in pieces; 0: the whole.
+    """
 
     def __init__(
-        self, views: Sequence[View], transforms: Mapping[str, Transform], labels: np.ndarray[Any, Any] | None
+        self,
+        views: Sequence[View],
+        transforms: Mapping[str, Transform],
+        labels: np.ndarray[Any, Any] | None,
+        chunk: int = 0,
     ) -> None:
+        self.chunk = chunk
         self.views = list(views)
         self.transforms = dict(transforms)
         self.labels = labels
@@ -144,15 +182,18 @@ class Collate:
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         rows = torch.tensor([sample.rows for sample in samples], dtype=torch.long).T.contiguous()
         groups = torch.tensor([sample.group for sample in samples], dtype=torch.long)
+        step = self.chunk or max(1, len(samples))
         return Batch(
             views=[self._stack([sample.pixels[v] for sample in samples]) for v in range(len(self.views))],
             row=rows,
             group=groups.expand(len(self.views), -1).contiguous(),
             label=self._label(rows),
             params=[
-                Shipped(self.transforms[view.transform].collate([sample.params[v] for sample in samples]))
+                Shipped(self.transforms[view.transform].collate([s.params[v] for s in samples[start : start + step]]))
                 for v, view in enumerate(self.views)
+                for start in range(0, max(1, len(samples)), step)
             ],
+            chunk=self.chunk,
             replaced=[item for sample in samples for item in sample.replaced],
             epoch=samples[0].epoch,
         )

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import PositiveInt
 
+from lgrep.data.notices import notice
 from lgrep.data.table import Table
 from lgrep.errors import DataError
 
@@ -37,8 +38,8 @@ class Pairing(Protocol):
         """The number that marks positives of this anchor."""
         ...
 
-    def substitutes(self, table: Table, anchor: int) -> Sequence[int]:
-        """Rows that may stand in for a broken picture of this anchor, tried before any other row."""
+    def substitutes(self, table: Table, anchor: int, drawn: Sequence[int]) -> Sequence[int]:
+        """Rows that may stand in for a broken picture of this anchor beside its other rows `drawn`, tried first."""
         ...
 
 
@@ -56,7 +57,7 @@ class SelfPairing:
     def group(self, table: Table, anchor: int) -> int:
         return anchor
 
-    def substitutes(self, table: Table, anchor: int) -> Sequence[int]:
+    def substitutes(self, table: Table, anchor: int, drawn: Sequence[int]) -> Sequence[int]:
         return []
 
 
@@ -69,7 +70,8 @@ class SiblingPairing:
     Args:
         pictures: P, pictures per caption.
         shortage: what happens to a caption with fewer than P pictures (families): `repeat` shows some of
-            them again (with other crops), `drop` leaves such captions out, `refuse` stops.
+            them again (with other crops), `drop` leaves such captions out, `refuse` stops. The number of such
+            captions is printed.
     """
 
     def __init__(self, pictures: PositiveInt = 6, shortage: Literal["repeat", "drop", "refuse"] = "repeat") -> None:
@@ -77,21 +79,30 @@ class SiblingPairing:
         self.shortage = shortage
 
     def anchors(self, table: Table) -> np.ndarray[Any, Any]:
-        if self.shortage == "repeat":
-            return np.unique(table.group)
         counts = self._family_counts(table)
-        enough = np.flatnonzero(counts >= self.pictures)
         short = int(((counts > 0) & (counts < self.pictures)).sum())
-        if short and self.shortage == "refuse":
-            raise DataError(
-                f"{table.name}: {short} of {len(counts)} captions have fewer than {self.pictures} pictures. "
-                f"Type pairing.pictures={int(counts[counts > 0].min())}, or pairing.shortage=repeat or =drop"
-            )
+        filled, most = int((counts > 0).sum()), int(counts.max(initial=0))
+        enough = np.flatnonzero(counts >= self.pictures)
+        found = (
+            f"{table.name}: {short:,} of {filled:,} captions have fewer than pairing.pictures={self.pictures} pictures"
+        )
+        if self.shortage == "repeat":
+            if short:
+                notice(
+                    f"{found} (the most is {most}); theirs are shown again with other crops (pairing.shortage=repeat)"
+                )
+            return np.flatnonzero(counts)
         if not len(enough):
             raise DataError(
-                f"{table.name}: no caption has {self.pictures} pictures (the most is {int(counts.max(initial=0))}). "
-                f"Type pairing.pictures={int(counts.max(initial=1))} or pairing.shortage=repeat"
+                f"{table.name}: no caption has pairing.pictures={self.pictures} pictures (the most is {most}). "
+                f"Type pairing.pictures={max(1, most)} or pairing.shortage=repeat"
             )
+        if short and self.shortage == "refuse":
+            raise DataError(
+                f"{found}. Type pairing.pictures={int(counts[counts > 0].min())}, or pairing.shortage=repeat or =drop"
+            )
+        if short:
+            notice(f"{found} and are left out (pairing.shortage=drop)")
         return enough
 
     def draw(self, table: Table, anchor: int, rng: np.random.Generator) -> Sequence[int]:
@@ -106,10 +117,17 @@ class SiblingPairing:
     def group(self, table: Table, anchor: int) -> int:
         return anchor
 
-    def substitutes(self, table: Table, anchor: int) -> Sequence[int]:
-        return table.members(anchor)
+    def substitutes(self, table: Table, anchor: int, drawn: Sequence[int]) -> Sequence[int]:
+        members = table.members(anchor)
+        if not table.has("family"):
+            return members
+        family = table.column("family")
+        taken = {int(family[row]): row for row in drawn}
+        return [row for row in members if taken.get(int(family[row]), row) == row]
 
     def _family_counts(self, table: Table) -> np.ndarray[Any, Any]:
-        units = table.column("family") if table.has("family") else np.arange(len(table))
+        if not table.has("family"):
+            return table.counts
+        units = table.column("family")
         pairs = np.unique(np.stack([table.group.astype(np.int64), units.astype(np.int64)]), axis=1)
         return np.bincount(pairs[0], minlength=table.num_groups)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from lgrep.data.notices import examples, notice, reason_of
 from lgrep.data.pictures import PictureError, decode
 from lgrep.data.table import Table
 from lgrep.data.transforms import EvalRecipe
@@ -65,14 +65,16 @@ def _render(table: Table, size: int) -> tuple[Tensor, Tensor]:
         try:
             picture = decode(table.read(row))
         except (PictureError, OSError, ValueError) as error:
-            problems.append(f"{table.store.locate(row)} ({error})")
+            problems.append((table.store.locate(row), reason_of(error)))
             continue
         pixels.append(crop.worker(picture, crop.draw(rng, picture.width, picture.height), size))
         rows.append(row)
     if problems:
-        rank_zero_warn(
-            f"{len(problems)} of {len(table)} probe pictures cannot be read and are left out: {problems[0]}, ..."
+        notice(
+            f"{len(problems):,} of {len(table):,} probe pictures cannot be read and are left out: {examples(problems)}"
         )
     if not pixels:
-        raise DataError(f"{table.name}: none of the {len(table)} pictures kept for the online probes can be read")
+        raise DataError(
+            f"{table.name}: none of the {len(table)} pictures for the online probes can be read: {examples(problems)}"
+        )
     return torch.from_numpy(np.stack(pixels)), torch.from_numpy(table.column("label")[rows].astype(np.int64))

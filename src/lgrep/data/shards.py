@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lgrep.data.table import FORMAT
+from lgrep.data.notices import reason_of
+from lgrep.data.table import FORMAT, open_set
 from lgrep.errors import DataError
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed member date, so that equal pictures give equal shards
@@ -82,6 +84,36 @@ def write_set(
     partial.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     os.replace(partial, folder / "set.json")
     return folder
+
+
+def verify_set(folder: str | Path) -> None:
+    """Read every byte of a set and compare it with the content hash of `set.json`.
+
+    Raises:
+        DataError: the set cannot be opened or read, ids repeat, or the content is not what was written.
+    """
+    folder = Path(folder)
+    table = open_set(folder)
+    repeated = len(table) - pc.count_distinct(table.pictures["id"]).as_py()
+    if repeated:
+        raise DataError(
+            f"{folder}: {repeated:,} of {len(table):,} pictures repeat the id of another; ids must be unique"
+        )
+    digest = hashlib.sha256()
+    for row in range(len(table)):
+        try:
+            digest.update(hashlib.sha256(table.read(row)).digest())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{table.store.locate(row)} cannot be read ({reason_of(error)}). Copy the set again"
+            ) from error
+    for name in ("pictures.arrow", "captions.arrow"):
+        digest.update((folder / name).read_bytes())
+    if digest.hexdigest()[:16] != table.content_hash:
+        raise DataError(
+            f"{folder}: the content has hash {digest.hexdigest()[:16]}, set.json says {table.content_hash}: a file was "
+            "changed or damaged. Copy the set again, or type data.verify=false to use it as it is"
+        )
 
 
 def _check(rows: Sequence[dict[str, Any]], captions: int) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from lgrep.errors import DataError
 
@@ -43,6 +45,45 @@ class FolderStore:
 
     def subset(self, rows: np.ndarray[Any, Any]) -> FolderStore:
         return FolderStore(self.root, self.files[rows])
+
+
+class RootsStore:
+    """The same relative paths below several folders: row = number of the path * folders + number of the folder.
+
+    Nothing is kept per picture, so 12 million paths below 10 folders cost what 12 million strings cost.
+
+    Args:
+        roots: n different folders.
+        paths: relative paths (an Arrow array of strings).
+        rows: rows of this numbering that the store's own rows stand for; None: all, in order.
+    """
+
+    def __init__(self, roots: Sequence[Path], paths: pa.ChunkedArray, rows: np.ndarray[Any, Any] | None = None) -> None:
+        self.roots = [Path(root) for root in roots]
+        self.paths = paths
+        self.rows = rows
+        common = Path(os.path.commonpath([root.absolute().parent for root in self.roots]))
+        self.names = [root.absolute().relative_to(common).as_posix() for root in self.roots]
+
+    def read(self, row: int) -> bytes:
+        root, path = self._split(row)
+        return (self.roots[root] / path).read_bytes()
+
+    def locate(self, row: int) -> str:
+        root, path = self._split(row)
+        return str(self.roots[root] / path)
+
+    def identity(self, row: int) -> str:
+        """Where the picture is below the folder that holds all roots."""
+        root, path = self._split(row)
+        return f"{self.names[root]}/{path}"
+
+    def subset(self, rows: np.ndarray[Any, Any]) -> RootsStore:
+        return RootsStore(self.roots, self.paths, rows if self.rows is None else self.rows[rows])
+
+    def _split(self, row: int) -> tuple[int, str]:
+        number, root = divmod(int(row if self.rows is None else self.rows[row]), len(self.roots))
+        return root, self.paths[number].as_py()
 
 
 class ShardStore:

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lgrep.data.stores import ImageStore, ShardStore
+from lgrep.data.checks import check_description, check_places, check_tables
+from lgrep.data.stores import ImageStore, RootsStore, ShardStore
 from lgrep.errors import DataError
 
 FORMAT = 1
@@ -43,9 +44,19 @@ class Table:
         store: reads the encoded bytes of a picture by its row.
         name: how messages and records call the set.
         content_hash: identity of the pictures and texts, kept in records.
+        starts: int64 [captions + 1], first row of each caption and the number of rows, for tables that compute
+            their columns (`RootsTable`); found from `group` when absent.
     """
 
-    def __init__(self, pictures: pa.Table, captions: pa.Table, store: ImageStore, name: str, content_hash: str) -> None:
+    def __init__(
+        self,
+        pictures: pa.Table,
+        captions: pa.Table,
+        store: ImageStore,
+        name: str,
+        content_hash: str,
+        starts: np.ndarray[Any, Any] | None = None,
+    ) -> None:
         self.pictures = pictures
         self.captions = captions
         self.store = store
@@ -53,10 +64,7 @@ class Table:
         self.content_hash = content_hash
         self._origin: tuple[Path, np.ndarray[Any, Any] | None] | None = None
         self._arrays: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
-        self.group = self.column("group")
-        if len(self.group) and (np.diff(self.group) < 0).any():
-            raise DataError(f"{name}: the rows of pictures.arrow must be ordered by 'group'")
-        self._starts = np.searchsorted(self.group, np.arange(len(captions) + 1))
+        self._starts = self._find_starts() if starts is None else starts
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -65,6 +73,16 @@ class Table:
     def num_groups(self) -> int:
         """Number of unique captions."""
         return len(self.captions)
+
+    @property
+    def group(self) -> np.ndarray[Any, Any]:
+        """Row of the caption of every picture, ascending, int32."""
+        return self.column("group")
+
+    @property
+    def counts(self) -> np.ndarray[Any, Any]:
+        """Pictures of every caption, int64."""
+        return np.diff(self._starts)
 
     def members(self, group: int) -> range:
         """Rows of the pictures of caption `group`."""
@@ -88,7 +106,7 @@ class Table:
 
     def caption(self, row: int) -> str:
         """Text of the caption of picture `row`."""
-        return str(self.captions["text"][int(self.group[row])].as_py())
+        return str(self.captions["text"][int(self._groups_of(row))].as_py())
 
     def identity(self, row: int) -> str:
         """Name of one picture for messages and logs."""
@@ -100,8 +118,8 @@ class Table:
         `rows` are put in ascending order; groups are renumbered, order kept.
         """
         picked = np.unique(np.asarray(rows, dtype=np.int64))
-        old_groups, new_group = np.unique(self.group[picked], return_inverse=True)
-        pictures = self.pictures.take(pa.array(picked)).combine_chunks()
+        old_groups, new_group = np.unique(self._groups_of(picked), return_inverse=True)
+        pictures = self._take(picked)
         position = pictures.column_names.index("group")
         pictures = pictures.set_column(position, "group", pa.array(new_group.astype(np.int32)))
         captions = self.captions.take(pa.array(old_groups)).combine_chunks()
@@ -111,6 +129,19 @@ class Table:
             folder, before = self._origin
             selected._origin = (folder, picked if before is None else before[picked])
         return selected
+
+    def _find_starts(self) -> np.ndarray[Any, Any]:
+        group = self.group
+        if (group[1:] < group[:-1]).any():
+            raise DataError(f"{self.name}: the rows of pictures.arrow must be ordered by 'group'")
+        return np.searchsorted(group, np.arange(self.num_groups + 1))
+
+    def _groups_of(self, rows: int | np.ndarray[Any, Any]) -> Any:
+        return np.searchsorted(self._starts, rows, side="right") - 1
+
+    def _take(self, rows: np.ndarray[Any, Any]) -> pa.Table:
+        """Columns of some pictures."""
+        return self.pictures.take(pa.array(rows)).combine_chunks()
 
     def _array(self, which: str, name: str) -> np.ndarray[Any, Any]:
         if (which, name) not in self._arrays:
@@ -124,6 +155,45 @@ class Table:
         return Table, (self.pictures, self.captions, self.store, self.name, self.content_hash)
 
 
+class RootsTable(Table):
+    """Pictures that several folders hold under the same relative paths; every column is computed.
+
+    The pictures of a path are consecutive rows, one per folder.
+
+    Args:
+        store: the paths, in the order of their captions, and the folders.
+        captions: see `Table`.
+        starts: see `Table`; `[0, n, 2n, ...]` when every path has a caption of its own.
+        name: see `Table`.
+        content_hash: see `Table`.
+    """
+
+    store: RootsStore
+
+    def __init__(
+        self, store: RootsStore, captions: pa.Table, starts: np.ndarray[Any, Any], name: str, content_hash: str
+    ) -> None:
+        super().__init__(pa.table({}), captions, store, name, content_hash, starts)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def group(self) -> np.ndarray[Any, Any]:
+        """Row of the caption of every picture; made anew on each call (4 bytes per picture)."""
+        return np.repeat(np.arange(self.num_groups, dtype=np.int32), self.counts)
+
+    def identity(self, row: int) -> str:
+        return self.store.identity(row)
+
+    def _take(self, rows: np.ndarray[Any, Any]) -> pa.Table:
+        ids = pa.array([self.identity(int(row)) for row in rows], pa.string())
+        return pa.table({"id": ids, "group": pa.array(self._groups_of(rows).astype(np.int32))})
+
+    def __reduce__(self) -> Any:
+        return RootsTable, (self.store, self.captions, self._starts, self.name, self.content_hash)
+
+
 def _reopen(folder: Path, rows: np.ndarray[Any, Any] | None) -> Table:
     table = open_set(folder)
     return table if rows is None else table.select(rows)
@@ -133,18 +203,20 @@ def open_set(folder: str | Path) -> Table:
     """Open a picture set written by `write_set`.
 
     Raises:
-        DataError: the folder is missing, incomplete or of a newer format.
+        DataError: the folder is missing, incomplete, damaged or of a newer format.
     """
     folder = Path(folder)
     about = _description(folder)
     pictures = _open_arrow(folder / "pictures.arrow")
     captions = _open_arrow(folder / "captions.arrow")
+    check_tables(folder, about, pictures, captions)
     store = ShardStore(
         [folder / name for name in about["shards"]],
         shard=_as_numpy(pictures, "shard"),
         offset=_as_numpy(pictures, "offset"),
         size=_as_numpy(pictures, "size"),
     )
+    check_places(folder, store.shards, pictures)
     table = Table(pictures, captions, store, about["name"], about["content_hash"])
     table._origin = (folder, None)
     return table
@@ -155,22 +227,20 @@ def _description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"no picture set in {folder}: it has no set.json (lgrep.data.shards.write_set makes sets)")
     try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"format", "name", "shards", "content_hash"} - set(about)
-    except (ValueError, TypeError, OSError) as error:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
-    if missing:
-        raise DataError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}")
-    if about["format"] != FORMAT:
-        raise DataError(f"{folder} is in format {about['format']}; this version of lgrep reads format {FORMAT}")
-    return about
+    return check_description(path, about, FORMAT)
 
 
 def _open_arrow(path: Path) -> pa.Table:
     try:
-        return pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
+        table.validate(full=True)  # a wrong offset of a text would crash the process that reads it
+        table.schema.names  # noqa: B018 (decodes them)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}. Copy the set again") from error
+    return table
 
 
 def _as_numpy(table: pa.Table, name: str) -> np.ndarray[Any, Any]:

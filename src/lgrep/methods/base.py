@@ -12,6 +12,7 @@ from torch import Tensor
 from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
 from lgrep.losses.gather import sum_over_processes, world
+from lgrep.methods.modules.chunks import encode_in_chunks
 from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
 
 
@@ -77,11 +78,13 @@ class Method(pl.LightningModule):
     Attributes:
         exact_views: number of views that the objective is defined for; None: any from `min_views` on.
         min_views: fewest views.
+        min_anchors: fewest anchors of a global batch.
         needs_text: whether batches must carry captions.
     """
 
     exact_views: ClassVar[int | None] = None
     min_views: ClassVar[int] = 1
+    min_anchors: ClassVar[int] = 2
     needs_text: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone) -> None:
@@ -100,7 +103,9 @@ class Method(pl.LightningModule):
         """Side effects that follow the optimiser step."""
 
     def encode(self, batch: Batch) -> Tensor:
-        """Features [V * B, D] of all views, view-major; one backbone pass per resolution."""
+        """Features [V * B, D] of all views, view-major; one backbone pass per resolution, or piece by piece."""
+        if batch.chunk:
+            return encode_in_chunks(self.backbone, batch)
         sizes = list(dict.fromkeys(view.shape[-1] for view in batch.views))
         if len(sizes) == 1:
             features: Tensor = self.backbone(torch.cat(batch.views))

@@ -16,16 +16,19 @@ from lgrep.backbones import build_backbone
 from lgrep.backbones.norm import convert_batchnorm
 from lgrep.callbacks.checkpointing import RunCheckpoint
 from lgrep.callbacks.skipped import SkippedPictures
+from lgrep.callbacks.stopping import StopRequest
 from lgrep.callbacks.throughput import Throughput
 from lgrep.config.spec import build
 from lgrep.data.datamodule import PairDataModule
+from lgrep.data.failures import named_failures
 from lgrep.data.samplers import check_batch_size
-from lgrep.errors import ConfigError
-from lgrep.loggers import MetricsFile
+from lgrep.loggers import MetricsFile, Tracker
 from lgrep.methods.base import Method, Optimisation
 from lgrep.optim import scaled_lr
 from lgrep.records import git_commit, hardware, versions, weights_hash
 from lgrep.training.folder import RunFolder
+from lgrep.training.hardware import check_chunks, check_hardware
+from lgrep.training.length import published_schedule, run_length
 from lgrep.training.resolve import Resolved, resolve
 from lgrep.training.screen import show_start
 
@@ -62,18 +65,20 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     checkpoint, problems = folder.latest_checkpoint()
     for problem in problems:
         print(f"{problem}; going on from {checkpoint or 'the beginning'}")
-    trainer = build_trainer(resolved, folder, method.optimisation.total_steps)
+    stop = StopRequest()
+    trainer = build_trainer(resolved, folder, method.optimisation.total_steps, stop)
     resumed = _step_of(checkpoint)
     for logger in trainer.loggers:
-        if isinstance(logger, MetricsFile):
+        if isinstance(logger, (MetricsFile, Tracker)):
             logger.cut_back(resumed)
     if trainer.is_global_zero:
         show_start(resolved, data, method, folder.path, resumed, trainer.world_size)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), stop, named_failures(data):
         _quieten()
-        trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted or trainer.global_step < trainer.max_steps:
-        return {"run_dir": str(folder.path), "finished": False, "steps": trainer.global_step}
+        try:
+            trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as error:  # how Lightning answers a KeyboardInterrupt: here the second Ctrl-C
+            raise KeyboardInterrupt from error
     summary = _summary(resolved, trainer, method, data, folder)
     if trainer.is_global_zero:
         folder.write_summary(summary)
@@ -97,21 +102,26 @@ def build_data(resolved: Resolved) -> PairDataModule:
         loader.workers,
         loader.cache_mb * 2**20,
         torch.channels_last if resolved.config.trainer.channels_last else torch.contiguous_format,
+        resolved.config.trainer.chunk_size,
     )
 
 
 def build_method(resolved: Resolved, data: PairDataModule) -> Method:
     """The method with fresh weights; the same seed gives the same ones everywhere."""
     config = resolved.config
+    # The first of all, since it opens the data: what is missing is said before anything heavy is made.
+    plan = plan_optimisation(resolved, data)
+    check_hardware(config.trainer)
     torch.manual_seed(config.seed)
     size = config.backbone.image_size or data.views[0].size
     backbone = build_backbone(config.backbone.name, size, config.backbone.pretrained, **config.backbone.options)
+    check_chunks(config.trainer, backbone)
     method: Method = build(config.method, backbone=backbone)
     if config.trainer.sync_batchnorm:
         convert_batchnorm(method)
     if config.trainer.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    method.optimisation = plan_optimisation(resolved, data)
+    method.optimisation = plan
     method.seed = config.seed
     method.budget_per_step = budget_per_step(method, data)
     transform = data.transforms[data.views[0].transform]
@@ -135,17 +145,9 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
     """Learning rate, steps and warm-up from the configuration and the size of the data."""
     config = resolved.config
     optimizer, schedule = config.optimizer, config.schedule
+    published_schedule(resolved)  # an unknown one is refused before the data are opened
     check_batch_size(config.loader.batch_size, len(data.anchors))
-    per_epoch = data.batches_per_epoch
-    total = config.duration.steps or max(1, round((config.duration.epochs or 0) * per_epoch))
-    warmup: float = schedule.warmup_steps or 0
-    if schedule.warmup_epochs is not None:
-        warmup = schedule.warmup_epochs * per_epoch
-    if warmup > total:
-        raise ConfigError(
-            f"the warm-up of {warmup:g} steps is longer than the run of {total} steps. "
-            f"Type schedule.warmup_steps={total // 10} schedule.warmup_epochs=null"
-        )
+    total, warmup = run_length(resolved, data.batches_per_epoch)
     counted = {"pictures": config.loader.batch_size * len(data.views), "anchors": config.loader.batch_size}
     options: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps, "fused": True}
     if optimizer.name == "sgd":
@@ -166,19 +168,20 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
     )
 
 
-def build_trainer(resolved: Resolved, folder: RunFolder, total_steps: int) -> pl.Trainer:
-    """Lightning's trainer with the run's loggers and callbacks."""
+def build_trainer(resolved: Resolved, folder: RunFolder, total_steps: int, stop: StopRequest) -> pl.Trainer:
+    """Lightning's trainer with the run's loggers and callbacks; `stop` ends the run between two steps."""
     config = resolved.config
     run_dir = str(folder.path)
     loggers = [build(node, run_dir=run_dir) for node in config.logger.values() if node is not None]
-    callbacks = [
+    callbacks: list[pl.Callback] = [SkippedPictures(run_dir, config.loader.max_skip_share)]  # the bar shows its count
+    callbacks += [
         build(node, run_dir=run_dir, seed=config.seed) for node in config.callbacks.values() if node is not None
     ]
-    callbacks.append(SkippedPictures(run_dir, config.loader.max_skip_share))
-    callbacks.append(RunCheckpoint(run_dir, config.checkpoint.every_n_steps, config.checkpoint.keep))
+    saver = RunCheckpoint(run_dir, config.checkpoint.every_n_steps, config.checkpoint.keep, stop)
+    callbacks.append(saver)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=config.trainer.accelerator,
         devices=config.trainer.devices,
         num_nodes=config.trainer.num_nodes,
@@ -196,7 +199,10 @@ def build_trainer(resolved: Resolved, folder: RunFolder, total_steps: int) -> pl
         num_sanity_val_steps=0,
         limit_val_batches=0,
         default_root_dir=run_dir,
+        plugins=[saver.writer],
     )
+    stop.own_signals(trainer)
+    return trainer
 
 
 def _summary(
@@ -245,4 +251,6 @@ def _quieten() -> None:
     """Warnings of Lightning about choices that are made on purpose here."""
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*`max_epochs` was not set.*")

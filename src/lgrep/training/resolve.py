@@ -69,6 +69,7 @@ def resolve(values: dict[str, Any], choices: dict[str, str]) -> Resolved:
     views = expand_views(config.augment.views, pairing.pictures, transforms)
     method = import_target(config.method["_target_"], "method")
     _check_views(method, views)
+    _check_batch(method, config.loader.batch_size)
     _check_library(config.backbone.name)
     return Resolved(config, values, choices, build(config.data), pairing, transforms, views, method)
 
@@ -85,6 +86,15 @@ def _check_views(method: type[Any], views: list[View]) -> None:
         raise ConfigError(
             f"{method.__name__} needs at least {fewest} views, but augment.views gives {len(views)} ({listed}). "
             f"Leave out `count` in augment.views, or ask for {fewest} views there"
+        )
+
+
+def _check_batch(method: type[Any], anchors: int) -> None:
+    fewest = getattr(method, "min_anchors", 1)
+    if anchors < fewest:
+        raise ConfigError(
+            f"loader.batch_size={anchors}: {method.__name__} needs at least {fewest} anchors per step, as the others of "
+            f"a batch are what one is compared with and normalised by. Type loader.batch_size={fewest} or more"
         )
 
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 from typing import Protocol
 
 from lgrep.data.probe import ProbeTables
+from lgrep.data.sources.caption_folders import CaptionFolders
 from lgrep.data.sources.emoji import EmojiSource
 from lgrep.data.sources.folder import FolderSource
+from lgrep.data.sources.published import PublishedSchedule
 from lgrep.data.sources.shards import ShardSource
 from lgrep.data.table import Table
 
 
 class Source(Protocol):
-    """Where pictures and captions come from."""
+    """Where pictures and captions come from.
+
+    A source may have an attribute `schedules` (name -> `PublishedSchedule`), which `duration=NAME` refers to.
+    """
 
     def training(self) -> Table:
         """The pictures to train on.
@@ -30,4 +35,4 @@ class Source(Protocol):
         ...
 
 
-__all__ = ["EmojiSource", "FolderSource", "ShardSource", "Source"]
+__all__ = ["CaptionFolders", "EmojiSource", "FolderSource", "PublishedSchedule", "ShardSource", "Source"]

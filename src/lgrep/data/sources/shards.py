@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lgrep.data.probe import ProbeTables
+from lgrep.data.shards import verify_set
+from lgrep.data.sources.listing import check_folder
 from lgrep.data.table import Table, open_set
-from lgrep.errors import DataError
 
 
 class ShardSource:
@@ -14,15 +13,18 @@ class ShardSource:
 
     Args:
         root: the folder with `set.json`.
+        verify: read the whole set first and compare it with its content hash.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, verify: bool = False) -> None:
         self.root = root
+        self.verify = verify
 
     def training(self) -> Table:
-        if not Path(self.root).is_dir():
-            raise DataError(f"data.root={self.root} is no folder. Point data.root=... to a folder with a set.json")
-        return open_set(self.root)
+        folder = check_folder(self.root, "data.root", "with a set.json")
+        if self.verify:
+            verify_set(folder)
+        return open_set(folder)
 
     def probe(self) -> ProbeTables | None:
         return None
