@@ -50,6 +50,7 @@ def test_every_choice_of_a_group_composes(group: str) -> None:
         (["loader.batch_size=1"], r"batch_size=1: SimCLR needs at least 2 anchors.*Type loader\.batch_size=2"),
         (["seed=-1"], r"seed: got -1"),
         (["trainer.precision=fp16"], r"trainer\.precision: got 'fp16'.*'16-mixed'"),
+        (["trainer.strategy=dpp"], r"trainer\.strategy=dpp: Lightning has no such strategy; did you mean 'ddp'"),
         (["trainer.devices=0"], r"trainer\.devices: got 0"),
         (["resume=maybe"], r"resume: got 'maybe'; it should be 'auto' or 'never'"),
         (["duration.epochs=3"], r"duration.*either epochs or steps\. Type duration=steps"),

@@ -19,6 +19,7 @@ from lgrep.losses.negative_cosine import negative_cosine
 from lgrep.losses.nt_xent import nt_xent
 from lgrep.losses.siglip import siglip
 from lgrep.losses.sinkhorn import sinkhorn, sinkhorn_scalings
+from lgrep.losses.swalip import swalip
 from lgrep.losses.swapped_prediction import swapped_prediction
 from lgrep.losses.vicreg import vicreg
 
@@ -46,6 +47,7 @@ __all__ = [
     "siglip",
     "sinkhorn",
     "sinkhorn_scalings",
+    "swalip",
     "swapped_prediction",
     "vicreg",
     "world",

@@ -6,6 +6,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
+from pytorch_lightning.strategies import StrategyRegistry
+
 from lgrep.config.compose import parse
 from lgrep.config.schema import TrainConfig
 from lgrep.config.spec import build, import_target, validate_spec
@@ -13,7 +15,7 @@ from lgrep.data.pairings import Pairing
 from lgrep.data.sources import Source
 from lgrep.data.transforms import Transform
 from lgrep.data.views import View, describe_views, expand_views
-from lgrep.errors import ConfigError
+from lgrep.errors import ConfigError, did_you_mean
 
 CALLBACK_INJECTED = ("run_dir", "seed")
 
@@ -71,6 +73,7 @@ def resolve(values: dict[str, Any], choices: dict[str, str]) -> Resolved:
     _check_views(method, views)
     _check_batch(method, config.loader.batch_size)
     _check_library(config.backbone.name)
+    _check_strategy(config.trainer.strategy)
     return Resolved(config, values, choices, build(config.data), pairing, transforms, views, method)
 
 
@@ -103,3 +106,9 @@ def _check_library(name: str) -> None:
 
     library, _ = split_name(name)
     importlib.import_module(library)
+
+
+def _check_strategy(name: str) -> None:
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if name not in known:
+        raise ConfigError(f"trainer.strategy={name}: Lightning has no such strategy; {did_you_mean(name, known)}")
