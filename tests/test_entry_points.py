@@ -102,7 +102,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mutlirun", "seed=1,2"], "--mutlirun: unknown flag; did you mean '--multirun'"),
+        (["--mutlirun", "seed=1,2"], "--mutlirun: unknown flag; did you mean '--multirun'. Settings"),
         (["--seed=1"], "--seed=1: unknown flag;"),
         (["-m", "seed=1,2"], "-m: this program does not sweep"),
     ],

@@ -99,7 +99,7 @@ def _check_flags(arguments: list[str]) -> None:
     for argument in arguments:
         if argument.startswith("-") and argument not in FLAGS:
             raise ConfigError(
-                f"{argument}: unknown flag; {did_you_mean(argument, FLAGS)} Settings are typed key=value, e.g. seed=1"
+                f"{argument}: unknown flag; {did_you_mean(argument, FLAGS).rstrip('?')}. Settings are typed key=value, e.g. seed=1"
             )
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from lgrep.config.locate import config_folder
 from lgrep.config.messages import explain
-from lgrep.errors import ConfigError, did_you_mean
+from lgrep.errors import ConfigError, did_you_mean, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -101,7 +101,7 @@ def _translate(message: str, overrides: Sequence[str], config_name: str) -> str:
         name = next(part for part in key.groups() if part)
         return unknown_key(_full_key(name, overrides), config_name)
     if message.startswith("Ambiguous value"):
-        return f"{first}: write [a,b] for a list"
+        return f"{first}: write [a,b] for a list, or add -m to run each value"
     if "parsing override" in message or "no viable alternative" in message or "override must be" in message:
         odd = next((text for text in overrides if not re.fullmatch(r"[~+]*[\w.@/-]+(=.*)?", text)), None)
         what = f"the argument '{odd}'" if odd else "an argument"
@@ -128,7 +128,13 @@ def unknown_key(key: str, config_name: str) -> str:
     siblings = [name for name in allowed if name.rpartition(".")[0] == parent]
     if siblings:
         return f"{key}: unknown setting; {did_you_mean(last, [name.rpartition('.')[2] for name in siblings])}"
-    return f"{key}: unknown setting; {did_you_mean(key, allowed)}"
+    group, _, rest = key.partition(".")
+    choice = rest.partition(".")[0]
+    if choice in group_choices(group):
+        return f"{key} belongs to {group}={choice}, which is not chosen. Type {group}={choice} {key}=..."
+    best = nearest(key, allowed)
+    known = f"did you mean '{best}'?" if best else f"allowed: {', '.join(n for n in allowed if '.' not in n)}"
+    return f"{key}: unknown setting; {known}"
 
 
 def _lists(composed: DictConfig) -> list[str]:
