@@ -458,6 +458,8 @@ def test_autocast_changes_nothing(name):
         (lambda z: losses.clip_contrastive(z, z, 1.0, 1.0), "label_smoothing must be"),
         (lambda z: losses.clip_contrastive(z[:0], z[:0], 1.0), "no rows"),
         (lambda z: losses.clip_contrastive(z, z, 1.0, gather_gradients="some"), "exact, local, none; got 'some'"),
+        (lambda z: losses.nt_xent(z, z, gather_gradients="some"), "exact, local, none; got 'some'"),
+        (lambda z: losses.multi_positive_contrastive(z, torch.arange(4), gather_gradients="some"), "got 'some'"),
         (lambda z: losses.clip_rocket(z, z, [z], [], 1.0, 1.0), "equally many views; got 1 and 0"),
         (lambda z: losses.clip_rocket(z, z, [z], [z], 1.0, 1.0, 0.0, "avg"), "'mean' or 'sum', got 'avg'"),
         (lambda z: losses.siglip(z, z[0], 1.0, 0.0), "image and text must be"),

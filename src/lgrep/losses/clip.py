@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lgrep.losses.checks import check_embeddings, check_scale, check_smoothing, counted_rows
-from lgrep.losses.gather import Gradients, gather_keys
+from lgrep.losses.gather import Gradients, check_gradients, gather_keys
 from lgrep.losses.partition import log_partition, log_partition_both
 from lgrep.losses.precision import full_precision, unit_rows
 
@@ -69,18 +69,25 @@ def clip_directions(
     check_embeddings(image=image, text=text)
     check_scale(logit_scale)
     check_smoothing(label_smoothing)
+    check_gradients(gather_gradients)
     rows = counted_rows("image and text", image.shape[0])
     with full_precision(image):
         image, text = unit_rows(image), unit_rows(text)
-        images, texts = gather_keys(torch.stack([image, text], dim=1), rows, gather_gradients).unbind(1)
         if rows.world_size == 1:
+            images, texts = image, text
             over_texts, over_images = log_partition_both(image, text, logit_scale, block)
+            matched = [(image * text).sum()] * 2
         else:
+            images, texts = gather_keys(torch.stack([image, text], dim=1), rows, gather_gradients).unbind(1)
             over_texts = log_partition(image, texts, logit_scale, block=block)
             over_images = log_partition(text, images, logit_scale, block=block)
+            matched = [(image * texts[rows.own]).sum(), (text * images[rows.own]).sum()]
         losses = []
-        for queries, partition, keys in ((image, over_texts, texts), (text, over_images, images)):
-            attraction = (1 - label_smoothing) * (queries * keys[rows.own]).sum()
+        for queries, partition, keys, own in (
+            (image, over_texts, texts, matched[0]),
+            (text, over_images, images, matched[1]),
+        ):
+            attraction = (1 - label_smoothing) * own
             if label_smoothing:
                 attraction = attraction + label_smoothing * (queries @ keys.mean(dim=0)).sum()
             losses.append(rows.world_size * (partition.sum() - logit_scale * attraction) / rows.total)

@@ -147,6 +147,16 @@ def gather_with_gradient(tensor: Tensor, rows: Rows | None = None) -> Tensor:
     return gathered
 
 
+def check_gradients(gradients: str) -> None:
+    """Refuses another choice than those of `gather_keys`.
+
+    Raises:
+        ValueError: with the choice and the allowed ones.
+    """
+    if gradients not in GRADIENTS:
+        raise ValueError(f"gather_gradients must be one of {', '.join(GRADIENTS)}; got {gradients!r}.")
+
+
 def gather_keys(tensor: Tensor, rows: Rows | None = None, gradients: Gradients = "exact") -> Tensor:
     """Rows of all processes as the candidates of a contrastive loss.
 
@@ -168,8 +178,7 @@ def gather_keys(tensor: Tensor, rows: Rows | None = None, gradients: Gradients =
     Raises:
         ValueError: another choice than these.
     """
-    if gradients not in GRADIENTS:
-        raise ValueError(f"gather_gradients must be one of {', '.join(GRADIENTS)}; got {gradients!r}.")
+    check_gradients(gradients)
     rows = _checked(tensor, rows)
     if rows.world_size == 1 or gradients == "exact":
         return gather_with_gradient(tensor, rows)

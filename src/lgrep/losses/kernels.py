@@ -54,10 +54,10 @@ def log_partition_op(
     size: int,
 ) -> Tensor:
     """`partition.log_partition` by blocks."""
-    scaled, sums = rows * scale, RunningSums(len(rows), rows, bounded)
+    sums = RunningSums(len(rows), rows, bounded)
     block = Block(rows, size, excluded, ignore_row, ignore_column)
     for row, column in blocks(len(rows), len(columns), size):
-        entries = block.fill(scaled, columns, row, column)
+        entries = block.fill(rows[row] * scale, columns, row, column)
         sums.add(row, entries.exp_() if bounded else entries, 1)
     return sums.log()
 
@@ -76,18 +76,16 @@ def _backward_op(
     size: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of rows and columns, both before the factor `scale`."""
-    scaled = rows * scale
     offset, factor = _shares(gradient, log_total, bounded)
-    weighted = rows * factor[:, None]
     for_rows, for_columns = torch.zeros_like(rows), torch.zeros_like(columns)
     block = Block(rows, size, excluded, ignore_row, ignore_column)
     for row, column in blocks(len(rows), len(columns), size):
-        entries = block.fill(scaled, columns, row, column)
+        entries = block.fill(rows[row] * scale, columns, row, column)
         if not bounded:
             entries -= offset[row, None]
         entries.exp_()
         for_rows[row].addmm_(entries, columns[column])
-        for_columns[column].addmm_(entries.T, weighted[row])
+        for_columns[column].addmm_(entries.T, rows[row] * factor[row, None])
     return for_rows.mul_(factor[:, None]), for_columns
 
 
@@ -96,10 +94,10 @@ def log_partition_both_op(
     rows: Tensor, columns: Tensor, scale: Tensor, bounded: bool, size: int
 ) -> tuple[Tensor, Tensor]:
     """`partition.log_partition_both` by blocks."""
-    scaled, block = rows * scale, Block(rows, size)
+    block = Block(rows, size)
     over_columns, over_rows = RunningSums(len(rows), rows, bounded), RunningSums(len(columns), rows, bounded)
     for row, column in blocks(len(rows), len(columns), size):
-        entries = block.fill(scaled, columns, row, column)
+        entries = block.fill(rows[row] * scale, columns, row, column)
         if bounded:
             entries.exp_()
         over_columns.add(row, entries, 1)
@@ -119,13 +117,12 @@ def _both_backward_op(
     bounded: bool,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    scaled = rows * scale
     row_offset, row_factor = _shares(row_gradient, row_total, bounded)
     column_offset, column_factor = _shares(column_gradient, column_total, bounded)
     for_rows, for_columns = torch.zeros_like(rows), torch.zeros_like(columns)
     block, second = Block(rows, size), Block(rows, size)
     for row, column in blocks(len(rows), len(columns), size):
-        entries = block.fill(scaled, columns, row, column)
+        entries = block.fill(rows[row] * scale, columns, row, column)
         weights = second.shaped(entries)
         if bounded:
             torch.add(row_factor[row, None], column_factor[None, column], out=weights)
@@ -142,12 +139,12 @@ def _both_backward_op(
 @_operation("log_partition_self")
 def log_partition_self_op(embeddings: Tensor, scale: Tensor, bounded: bool, size: int) -> Tensor:
     """`partition.log_partition_self` by blocks."""
-    scaled, sums = embeddings * scale, RunningSums(len(embeddings), embeddings, bounded)
+    sums = RunningSums(len(embeddings), embeddings, bounded)
     block = Block(embeddings, size, [0, len(embeddings), 0])
     for row, column in blocks(len(embeddings), len(embeddings), size):
         if row.start > column.start:
             continue
-        entries = block.fill(scaled, embeddings, row, column)
+        entries = block.fill(embeddings[row] * scale, embeddings, row, column)
         if bounded:
             entries.exp_()
         sums.add(row, entries, 1)
@@ -160,14 +157,13 @@ def log_partition_self_op(embeddings: Tensor, scale: Tensor, bounded: bool, size
 def _self_backward_op(
     gradient: Tensor, log_total: Tensor, embeddings: Tensor, scale: Tensor, bounded: bool, size: int
 ) -> Tensor:
-    scaled = embeddings * scale
     offset, factor = _shares(gradient, log_total, bounded)
     result = torch.zeros_like(embeddings)
     block, second = Block(embeddings, size, [0, len(embeddings), 0]), Block(embeddings, size)
     for row, column in blocks(len(embeddings), len(embeddings), size):
         if row.start > column.start:
             continue
-        entries = block.fill(scaled, embeddings, row, column)
+        entries = block.fill(embeddings[row] * scale, embeddings, row, column)
         weights = second.shaped(entries)
         if bounded:
             torch.add(factor[row, None], factor[None, column], out=weights)
@@ -185,9 +181,11 @@ def _self_backward_op(
 @_operation("softplus_sum")
 def softplus_sum_op(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, size: int) -> Tensor:
     """The sum over all pairs of softplus(scale * rows_i . columns_j + bias), by blocks."""
-    scaled, block, total = rows * scale, Block(rows, size), rows.new_zeros(())
+    block, total = Block(rows, size), rows.new_zeros(())
     for row, column in blocks(len(rows), len(columns), size):
-        total += softplus(block.fill(scaled, columns, row, column).add_(bias), threshold=SOFTPLUS_LINEAR).sum()
+        total += softplus(
+            block.fill(rows[row] * scale, columns, row, column).add_(bias), threshold=SOFTPLUS_LINEAR
+        ).sum()
     return total
 
 
@@ -195,10 +193,10 @@ def softplus_sum_op(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, 
 def _softplus_backward_op(
     rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    scaled, block = rows * scale, Block(rows, size)
+    block = Block(rows, size)
     for_rows, for_columns, for_bias = torch.zeros_like(rows), torch.zeros_like(columns), rows.new_zeros(())
     for row, column in blocks(len(rows), len(columns), size):
-        weights = block.fill(scaled, columns, row, column).add_(bias).sigmoid_()
+        weights = block.fill(rows[row] * scale, columns, row, column).add_(bias).sigmoid_()
         for_rows[row].addmm_(weights, columns[column])
         for_columns[column].addmm_(weights.T, rows[row])
         for_bias += weights.sum()
@@ -240,32 +238,42 @@ def _kept(ctx: Any) -> tuple[tuple[Tensor, ...], list[Any]]:
     return saved[: ctx.count], inputs
 
 
+def _for_scale(ctx: Any, place: int, rows: Tensor, for_rows: Tensor) -> Tensor | None:
+    """The gradient of the scale, from that of the rows before the factor `scale`."""
+    return torch.dot(rows.flatten(), for_rows.flatten()) if ctx.needs_input_grad[place] else None
+
+
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     (log_total,), inputs = _kept(ctx)
     rows, _, scale = inputs[:3]
     for_rows, for_columns = _backward_op(gradient, log_total, *inputs)
-    return for_rows * scale, for_columns * scale, (rows * for_rows).sum(), None, None, None, None, None
+    for_scale = _for_scale(ctx, 2, rows, for_rows)
+    return for_rows.mul_(scale), for_columns.mul_(scale), for_scale, None, None, None, None, None
 
 
 def _both_backward(ctx: Any, row_gradient: Tensor, column_gradient: Tensor) -> tuple[Any, ...]:
     totals, inputs = _kept(ctx)
     rows, _, scale = inputs[:3]
     for_rows, for_columns = _both_backward_op(row_gradient, column_gradient, *totals, *inputs)
-    return for_rows * scale, for_columns * scale, (rows * for_rows).sum(), None, None
+    for_scale = _for_scale(ctx, 2, rows, for_rows)
+    return for_rows.mul_(scale), for_columns.mul_(scale), for_scale, None, None
 
 
 def _self_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     (log_total,), inputs = _kept(ctx)
     embeddings, scale = inputs[:2]
     result = _self_backward_op(gradient, log_total, *inputs)
-    return result * scale, (embeddings * result).sum() / 2, None, None
+    for_scale = _for_scale(ctx, 1, embeddings, result)
+    return result.mul_(scale), None if for_scale is None else for_scale / 2, None, None
 
 
 def _softplus_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     _, (rows, columns, scale, bias, size) = _kept(ctx)
     for_rows, for_columns, for_bias = _softplus_backward_op(rows, columns, scale, bias, size)
-    for_scale = (rows * for_rows).sum() * gradient
-    return for_rows * (scale * gradient), for_columns * (scale * gradient), for_scale, for_bias * gradient, None
+    for_scale = _for_scale(ctx, 2, rows, for_rows)
+    factor = scale * gradient
+    for_scale = None if for_scale is None else for_scale * gradient
+    return for_rows.mul_(factor), for_columns.mul_(factor), for_scale, for_bias * gradient, None
 
 
 torch.library.register_autograd("lgrep::softplus_sum", _softplus_backward, setup_context=_keep, lib=_LIBRARY)

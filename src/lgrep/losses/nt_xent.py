@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lgrep.losses.checks import check_embeddings, check_positive, counted_rows
-from lgrep.losses.gather import Gradients, gather_keys
+from lgrep.losses.gather import Gradients, check_gradients, gather_keys
 from lgrep.losses.partition import log_partition, log_partition_self
 from lgrep.losses.precision import full_precision, unit_rows
 
@@ -48,6 +48,7 @@ def nt_xent(
     """
     check_embeddings(view_a=view_a, view_b=view_b)
     check_positive(temperature=temperature)
+    check_gradients(gather_gradients)
     rows = counted_rows("view_a and view_b", view_a.shape[0])
     with full_precision(view_a):
         local_a, local_b = unit_rows(view_a), unit_rows(view_b)

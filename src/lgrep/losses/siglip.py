@@ -12,6 +12,8 @@ from lgrep.losses.gather import Gradients, gather_keys
 from lgrep.losses.kernels import SOFTPLUS_LINEAR, softplus_sum_op
 from lgrep.losses.precision import full_precision, unit_rows
 
+DENSE_BYTES = 8 * 2**20  # as in `blocks`; without a softmax the whole matrix stays the faster one for longer
+
 
 def siglip(
     image: Tensor,
@@ -64,7 +66,7 @@ def siglip(
         image, text = unit_rows(image), unit_rows(text)
         texts = gather_keys(text, rows, gather_gradients)
         scale, bias = (torch.as_tensor(value).to(image) for value in (logit_scale, logit_bias))
-        if block == 0 or (block is None and dense_is_better(len(image), len(texts), image)):
+        if block == 0 or (block is None and dense_is_better(len(image), len(texts), image, DENSE_BYTES)):
             total = softplus(scale * image @ texts.T + bias, threshold=SOFTPLUS_LINEAR).sum()
         else:
             total = softplus_sum_op(image, texts, scale, bias, block or block_rows(image))
