@@ -8,15 +8,19 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-CPU_BLOCK = 384  # a block of float32 fits the second-level cache of one core
-DENSE_BYTES = 2**20  # a matrix up to this size is as fast computed at once (measured, one core)
+CPU_BLOCK = 384  # side of a block for one thread: in float32 it fits the second-level cache of a core
+DENSE_BYTES = 2**20  # a matrix up to this size is as fast computed at once (measured with one and two threads)
 MEMORY_SHARE = 0.05  # of an accelerator's free memory, for a block
 
 
 def block_rows(like: Tensor) -> int:
     """Rows and columns of a block: cache-sized on a CPU, a share of the free memory on an accelerator."""
-    if like.device.type != "cuda" or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return CPU_BLOCK if like.device.type == "cpu" else 4096
+    if like.device.type == "cpu":
+        return CPU_BLOCK * min(4, math.ceil(math.sqrt(torch.get_num_threads())))
+    if like.device.type != "cuda":
+        return 4096
     free = torch.cuda.mem_get_info(like.device)[0]
     side = math.isqrt(int(free * MEMORY_SHARE) // (2 * like.element_size()))
     return max(1024, min(8192, side // 1024 * 1024))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lgrep.losses.blocks import block_rows, dense_is_better
+from lgrep.losses.blocks import DENSE_BYTES, block_rows, dense_is_better
 from lgrep.losses.kernels import log_partition_both_op, log_partition_op, log_partition_self_op
 
 Span = tuple[int, int, int]  # rows start <= i < stop do not see the columns third, third + 1, ...
@@ -50,12 +50,12 @@ def log_partition(
     >>> log_partition(torch.eye(2), torch.eye(2), 1.0, excluded=[(0, 2, 0)])
     tensor([0., 0.])
     """
-    if _whole(len(rows), len(columns), rows, block):
+    multiplier, bounded = _scale(scale, rows)
+    if _whole(rows, columns, bounded, block):
         matrix = scale * rows @ columns.T
         if excluded or ignore is not None:
             matrix = matrix.masked_fill(_hidden(matrix, excluded, ignore), -torch.inf)
         return matrix.logsumexp(dim=1)
-    multiplier, bounded = _scale(scale, rows)
     spans = [number for span in excluded for number in span]
     pairs = (None, None) if ignore is None else ignore
     result: Tensor = log_partition_op(rows, columns, multiplier, spans, *pairs, bounded, block or block_rows(rows))
@@ -66,25 +66,27 @@ def log_partition_both(
     rows: Tensor, columns: Tensor, scale: float | Tensor, block: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """`log_partition` of the rows over the columns [n] and of the columns over the rows [N], from one matrix."""
-    if _whole(len(rows), len(columns), rows, block):
+    multiplier, bounded = _scale(scale, rows)
+    if _whole(rows, columns, bounded, block):
         matrix = scale * rows @ columns.T
         return matrix.logsumexp(dim=1), matrix.logsumexp(dim=0)
-    multiplier, bounded = _scale(scale, rows)
     over_columns, over_rows = log_partition_both_op(rows, columns, multiplier, bounded, block or block_rows(rows))
     return over_columns, over_rows
 
 
 def log_partition_self(embeddings: Tensor, scale: float | Tensor, block: int | None = None) -> Tensor:
     """`log_partition` [n] of rows among themselves, each without itself; each block of the half matrix once."""
-    if _whole(len(embeddings), len(embeddings), embeddings, block):
-        return log_partition(embeddings, embeddings, scale, [(0, len(embeddings), 0)], block=0)
     multiplier, bounded = _scale(scale, embeddings)
+    if _whole(embeddings, embeddings, bounded, block):
+        return log_partition(embeddings, embeddings, scale, [(0, len(embeddings), 0)], block=0)
     result: Tensor = log_partition_self_op(embeddings, multiplier, bounded, block or block_rows(embeddings))
     return result
 
 
-def _whole(rows: int, columns: int, like: Tensor, block: int | None) -> bool:
-    return block == 0 or (block is None and dense_is_better(rows, columns, like))
+def _whole(rows: Tensor, columns: Tensor, bounded: bool, block: int | None) -> bool:
+    """Whether the matrix is computed at once; the online maximum makes blocks pay later."""
+    limit = DENSE_BYTES if bounded else 4 * DENSE_BYTES
+    return block == 0 or (block is None and dense_is_better(len(rows), len(columns), rows, limit))
 
 
 def _scale(scale: float | Tensor, like: Tensor) -> tuple[Tensor, bool]:
