@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from lgrep.backbones import build_backbone
 from lgrep.data.batch import Batch
+from lgrep.errors import LgrepError
 from lgrep.losses import multi_positive_contrastive, nt_xent
 from lgrep.methods import Method, SimCLR, StableRep
-from lgrep.methods.base import step_seed
+from lgrep.methods.base import StepOutput, check_finite, step_seed
 
 
 def batch(views: int = 2, anchors: int = 6, sizes: tuple[int, ...] = (32,), group: Tensor | None = None) -> Batch:
@@ -88,3 +89,14 @@ def test_step_seeds_differ_and_repeat() -> None:
 def test_a_method_without_an_objective_says_so() -> None:
     with pytest.raises(NotImplementedError):
         Method(build_backbone("timm/test_resnet")).training_loss(batch())
+
+
+def test_the_first_place_of_a_nan_is_named() -> None:
+    features, loss = torch.zeros(4, 3), torch.tensor(1.0)
+    check_finite(StepOutput(loss, features, features, {}), 7)
+    broken = features.clone()
+    broken[2, 1] = torch.inf
+    with pytest.raises(LgrepError, match=r"step 7: embeddings not finite in 1 of 4 rows \(the first: 2\)"):
+        check_finite(StepOutput(loss * torch.nan, features, broken, {}), 7)
+    with pytest.raises(LgrepError, match="step 8: loss not finite"):
+        check_finite(StepOutput(loss * torch.nan, features, features, {}), 8)

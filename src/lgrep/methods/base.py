@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
+from lgrep.errors import LgrepError
 from lgrep.losses.gather import sum_over_processes, world
 from lgrep.methods.modules.chunks import encode_in_chunks
 from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
@@ -92,6 +93,7 @@ class Method(pl.LightningModule):
         self.backbone = backbone
         self.optimisation: Optimisation | None = None
         self.seed = 0
+        self.check_finite = False  # waits for the device in every step: debug=true turns it on
         self.image: dict[str, Any] = {}
         self.budget_per_step: dict[str, int] = {}
 
@@ -119,6 +121,8 @@ class Method(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         output = self.training_loss(batch)
+        if self.check_finite:
+            check_finite(output, self.global_step)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {"loss": output.loss, **output.parts}
             values = {f"train/{name}": mean_over_processes(value) for name, value in values.items()}
@@ -151,6 +155,24 @@ class Method(pl.LightningModule):
             "step": self.global_step,
             "budget": {"steps": self.global_step, **{k: v * self.global_step for k, v in self.budget_per_step.items()}},
         }
+
+
+def check_finite(output: StepOutput, step: int) -> None:
+    """Refuses NaN and Inf, saying where they began (waits for the device).
+
+    Raises:
+        LgrepError: with the first of features, embeddings and loss that is not finite, and its rows.
+    """
+    for name in ("features", "embeddings", "loss"):
+        values: Tensor = getattr(output, name).detach()
+        broken = ~values.isfinite()
+        if bool(broken.any()):
+            rows = broken.flatten(1).any(dim=1).nonzero().flatten().tolist() if values.ndim > 1 else []
+            where = f" in {len(rows)} of {len(values)} rows (the first: {rows[0]})" if rows else ""
+            raise LgrepError(
+                f"step {step}: {name} not finite{where}. Type a smaller optimizer.base_lr, a longer "
+                "schedule.warmup_steps, or trainer.precision=32-true"
+            )
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

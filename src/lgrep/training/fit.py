@@ -123,6 +123,7 @@ def build_method(resolved: Resolved, data: PairDataModule) -> Method:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.optimisation = plan
     method.seed = config.seed
+    method.check_finite = config.debug
     method.budget_per_step = budget_per_step(method, data)
     transform = data.transforms[data.views[0].transform]
     method.image = {"size": data.views[0].size, "mean": list(transform.mean), "std": list(transform.std)}
