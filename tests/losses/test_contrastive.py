@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from itertools import accumulate
 
 import pytest
 import torch
+from exactness import COUNTS, DOUBLE, averaged, close, slices, value_and_gradients
 from torch.autograd import gradcheck
 
 from lgrep.losses import multi_positive_contrastive, nt_xent
-
-DOUBLE = torch.float64
 
 
 def by_hand(features, labels, temperature, ignore_lonely=False):
@@ -28,17 +26,6 @@ def by_hand(features, labels, temperature, ignore_lonely=False):
         probabilities = [torch.exp(anchor @ unit[p] / temperature) / partition for p in positives]
         losses.append(-sum(probability.log() for probability in probabilities) / len(positives))
     return torch.stack(losses).mean()
-
-
-def value_and_gradients(function, *tensors):
-    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-    value = function(*leaves)
-    return value.detach(), *torch.autograd.grad(value, leaves)
-
-
-def close(got, expected, tolerance):
-    for one, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("variant", ["even", "uneven", "tau007"])
@@ -168,11 +155,6 @@ def test_half_precision_inputs_are_computed_in_float32(dtype):
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
 
 
-def slices(counts):
-    ends = list(accumulate(counts))
-    return [slice(end - count, end) for count, end in zip(counts, ends, strict=True)]
-
-
 def multi_positive_shard(rank, features, labels, counts, ignore_lonely):
     own = slices(counts)[rank]
     return value_and_gradients(lambda z: multi_positive_contrastive(z, labels[own], 0.2, ignore_lonely), features[own])
@@ -183,13 +165,6 @@ def nt_xent_shard(rank, view_a, view_b, counts):
     return value_and_gradients(lambda a, b: nt_xent(a, b, 0.2), view_a[own], view_b[own])
 
 
-def averaged(results):
-    """What DDP makes of it: the mean over processes of the values and of their gradients."""
-    values, *gradients = zip(*results, strict=True)
-    return torch.stack(values).mean(), *[torch.cat(parts) / len(parts) for parts in gradients]
-
-
-COUNTS = [(6, 6), (7, 5), (1, 11), (4, 4, 4), (2, 7, 3), (5, 0, 7)]
 GROUPS = {
     "three views": [0, 1, 2, 3] * 3,
     "duplicates": [0, 0, 0, 1, 1, 0, 0, 2, 2, 1, 1, 0],

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from exactness import DOUBLE, close, slices, value_and_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from losses.test_contrastive import by_hand, close, slices, value_and_gradients
+from losses.test_contrastive import by_hand
 from torch.autograd import gradcheck
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
@@ -16,7 +17,6 @@ from lgrep import losses
 from lgrep.losses.blocks import CPU_BLOCK
 from lgrep.losses.partition import log_partition, log_partition_both, log_partition_self
 
-DOUBLE = torch.float64
 N, D = 12, 5
 LABELS = torch.tensor([0, 1, 1, 2, 0, 3, 3, 3, 1, 4, 0, 5])  # duplicates far apart, two lonely
 TEXT_LABELS = torch.tensor(

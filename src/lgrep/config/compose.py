@@ -30,10 +30,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any],
     Raises:
         ConfigError: an override that Hydra does not accept, in our words.
     """
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
-            composed = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
+        composed = _composed(name, overrides)
         choices = {str(k): str(v) for k, v in composed.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
         return plain(composed), choices
     except MissingMandatoryValue as error:
@@ -44,13 +42,19 @@ def compose_config(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any],
 
 def sweep_settings(name: str, overrides: Sequence[str]) -> dict[str, str]:
     """What a composed configuration itself asks to sweep over (`hydra.sweeper.params`): key -> values."""
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
-            composed = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
+        composed = _composed(name, overrides)
     except (HydraException, OmegaConfBaseException, ValueError):
         return {}  # the job's own check words the error
     return {str(key): str(values) for key, values in (composed.hydra.sweeper.get("params") or {}).items()}
+
+
+def _composed(name: str, overrides: Sequence[str]) -> DictConfig:
+    """Hydra's composition, its own part included."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
+        composed: DictConfig = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
+    return composed
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:

@@ -26,9 +26,9 @@ def block_rows(like: Tensor) -> int:
     return max(1024, min(8192, side // 1024 * 1024))
 
 
-def dense_is_better(rows: int, columns: int, like: Tensor, limit: int = DENSE_BYTES) -> bool:
-    """Whether the whole matrix is small enough to be computed at once."""
-    return rows * columns * like.element_size() <= limit
+def whole_matrix(rows: Tensor, columns: Tensor, block: int | None, limit: int = DENSE_BYTES) -> bool:
+    """Whether the matrix is computed at once: asked for (`block` 0), or up to `limit` bytes large."""
+    return block == 0 or (block is None and len(rows) * len(columns) * rows.element_size() <= limit)
 
 
 def blocks(rows: int, columns: int, size: int) -> Iterator[tuple[slice, slice]]:

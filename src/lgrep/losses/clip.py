@@ -50,22 +50,6 @@ def clip_contrastive(
     >>> bool((loss - torch.log(1 + 2 / torch.tensor(1.0).exp())).abs() < 1e-6)
     True
     """
-    to_text, to_image = clip_directions(
-        image, text, logit_scale, label_smoothing, gather_gradients=gather_gradients, block=block
-    )
-    return (to_text + to_image) / 2
-
-
-def clip_directions(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: float | Tensor,
-    label_smoothing: float = 0.0,
-    *,
-    gather_gradients: Gradients = "exact",
-    block: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The two halves of `clip_contrastive`: pictures that look for texts, and texts that look for pictures."""
     check_embeddings(image=image, text=text)
     check_scale(logit_scale)
     check_smoothing(label_smoothing)
@@ -91,7 +75,7 @@ def clip_directions(
             if label_smoothing:
                 attraction = attraction + label_smoothing * (queries @ keys.mean(dim=0)).sum()
             losses.append(rows.world_size * (partition.sum() - logit_scale * attraction) / rows.total)
-        return losses[0], losses[1]
+        return (losses[0] + losses[1]) / 2
 
 
 def clip_rocket(

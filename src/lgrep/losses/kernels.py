@@ -42,6 +42,26 @@ def _shares(gradient: Tensor, log_total: Tensor, bounded: bool) -> tuple[Tensor,
     return log_total.masked_fill(log_total == -math.inf, 0.0), gradient
 
 
+def _weights(
+    entries: Tensor,
+    second: Block,
+    over_columns: tuple[Tensor, Tensor],
+    over_rows: tuple[Tensor, Tensor],
+    row: slice,
+    column: slice,
+    bounded: bool,
+) -> Tensor:
+    """What each similarity of a block passes back from its row's and its column's partition; overwrites `entries`."""
+    (row_offset, row_factor), (column_offset, column_factor) = over_columns, over_rows
+    weights = second.shaped(entries)
+    if bounded:
+        torch.add(row_factor[row, None], column_factor[None, column], out=weights)
+        return weights.mul_(entries.exp_())
+    torch.sub(entries, column_offset[None, column], out=weights)
+    weights.exp_().mul_(column_factor[None, column])
+    return weights.add_(entries.sub_(row_offset[row, None]).exp_().mul_(row_factor[row, None]))
+
+
 @_operation("log_partition")
 def log_partition_op(
     rows: Tensor,
@@ -117,20 +137,13 @@ def _both_backward_op(
     bounded: bool,
     size: int,
 ) -> tuple[Tensor, Tensor]:
-    row_offset, row_factor = _shares(row_gradient, row_total, bounded)
-    column_offset, column_factor = _shares(column_gradient, column_total, bounded)
+    over_columns = _shares(row_gradient, row_total, bounded)
+    over_rows = _shares(column_gradient, column_total, bounded)
     for_rows, for_columns = torch.zeros_like(rows), torch.zeros_like(columns)
     block, second = Block(rows, size), Block(rows, size)
     for row, column in blocks(len(rows), len(columns), size):
         entries = block.fill(rows[row] * scale, columns, row, column)
-        weights = second.shaped(entries)
-        if bounded:
-            torch.add(row_factor[row, None], column_factor[None, column], out=weights)
-            weights *= entries.exp_()
-        else:
-            torch.sub(entries, column_offset[None, column], out=weights)
-            weights.exp_().mul_(column_factor[None, column])
-            weights += entries.sub_(row_offset[row, None]).exp_().mul_(row_factor[row, None])
+        weights = _weights(entries, second, over_columns, over_rows, row, column, bounded)
         for_rows[row].addmm_(weights, columns[column])
         for_columns[column].addmm_(weights.T, rows[row])
     return for_rows, for_columns
@@ -157,21 +170,14 @@ def log_partition_self_op(embeddings: Tensor, scale: Tensor, bounded: bool, size
 def _self_backward_op(
     gradient: Tensor, log_total: Tensor, embeddings: Tensor, scale: Tensor, bounded: bool, size: int
 ) -> Tensor:
-    offset, factor = _shares(gradient, log_total, bounded)
+    shares = _shares(gradient, log_total, bounded)
     result = torch.zeros_like(embeddings)
     block, second = Block(embeddings, size, [0, len(embeddings), 0]), Block(embeddings, size)
     for row, column in blocks(len(embeddings), len(embeddings), size):
         if row.start > column.start:
             continue
         entries = block.fill(embeddings[row] * scale, embeddings, row, column)
-        weights = second.shaped(entries)
-        if bounded:
-            torch.add(factor[row, None], factor[None, column], out=weights)
-            weights *= entries.exp_()
-        else:
-            torch.sub(entries, offset[None, column], out=weights)
-            weights.exp_().mul_(factor[None, column])
-            weights += entries.sub_(offset[row, None]).exp_().mul_(factor[row, None])
+        weights = _weights(entries, second, shares, shares, row, column, bounded)
         result[row].addmm_(weights, embeddings[column])
         if row != column:
             result[column].addmm_(weights.T, embeddings[row])

@@ -74,8 +74,9 @@ def multi_positive_contrastive(
         else:
             spans = [(0, len(local), rows.offset)]
             partition = log_partition(local, keys, 1 / temperature, spans, ignore, block)
-        attraction, weight = _group_attraction(local, keys, gather(labels, rows=rows), rows)
-        for (i, j), signed in _sparse(labels, gather(labels, rows=rows), positives, ignore, local):
+        all_labels = gather(labels, rows=rows)
+        attraction, weight = _group_attraction(local, keys, all_labels, rows)
+        for (i, j), signed in _sparse(labels, all_labels, positives, ignore, local):
             similarity = (local[i] * keys[j]).sum(dim=1)
             attraction = attraction.index_add(0, i, signed * similarity)
             weight = weight.index_add(0, i, signed)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lgrep.losses.blocks import DENSE_BYTES, block_rows, dense_is_better
+from lgrep.losses.blocks import DENSE_BYTES, block_rows, whole_matrix
 from lgrep.losses.kernels import log_partition_both_op, log_partition_op, log_partition_self_op
 
 Span = tuple[int, int, int]  # rows start <= i < stop do not see the columns third, third + 1, ...
@@ -85,8 +85,7 @@ def log_partition_self(embeddings: Tensor, scale: float | Tensor, block: int | N
 
 def _whole(rows: Tensor, columns: Tensor, bounded: bool, block: int | None) -> bool:
     """Whether the matrix is computed at once; the online maximum makes blocks pay later."""
-    limit = DENSE_BYTES if bounded else 4 * DENSE_BYTES
-    return block == 0 or (block is None and dense_is_better(len(rows), len(columns), rows, limit))
+    return whole_matrix(rows, columns, block, DENSE_BYTES if bounded else 4 * DENSE_BYTES)
 
 
 def _scale(scale: float | Tensor, like: Tensor) -> tuple[Tensor, bool]:

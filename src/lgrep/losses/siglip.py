@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lgrep.losses.blocks import block_rows, dense_is_better
+from lgrep.losses.blocks import block_rows, whole_matrix
 from lgrep.losses.checks import check_embeddings, check_scale, counted_rows
 from lgrep.losses.gather import Gradients, gather_keys
 from lgrep.losses.kernels import SOFTPLUS_LINEAR, softplus_sum_op
@@ -66,7 +66,7 @@ def siglip(
         image, text = unit_rows(image), unit_rows(text)
         texts = gather_keys(text, rows, gather_gradients)
         scale, bias = (torch.as_tensor(value).to(image) for value in (logit_scale, logit_bias))
-        if block == 0 or (block is None and dense_is_better(len(image), len(texts), image, DENSE_BYTES)):
+        if whole_matrix(image, texts, block, DENSE_BYTES):
             total = softplus(scale * image @ texts.T + bias, threshold=SOFTPLUS_LINEAR).sum()
         else:
             total = softplus_sum_op(image, texts, scale, bias, block or block_rows(image))
