@@ -152,6 +152,7 @@ class TrainConfig(Section):
     data: dict[str, Any]
     pairing: dict[str, Any]
     augment: Augment
+    text: dict[str, Any] = {}
     method: dict[str, Any]
     backbone: Backbone
     optimizer: Optimizer

@@ -46,6 +46,15 @@ class Batch:
             ...), as drawn in the worker; leading dimension B except for index lists. In a batch that comes in
             pieces: per view and piece, views first.
         caption: the captions of the anchors' first pictures (strings, not moved), when asked for.
+        text: Long [T, B, L], tokens of T text views, padded with the tokeniser's padding; None without text.
+        text_row: Long [T, B], row of the picture whose caption each text is.
+        text_group: Long [T, B], row of that caption in the table's captions: equal numbers are equal captions.
+        caption_features: float [B, D], stored features of the first picture's caption; None without them.
+        positives: pairs that are positive beside equal groups: Long [2, E] (flattened view-major places within this
+            process's batch, directed: row 0 is the anchor) and float [E] weights; None: there are none.
+        ignore: Long [2, E], pairs that are neither positive nor negative; None: there are none.
+        masks: bool [V, B, tokens], patches hidden from the backbone; None without masks.
+        keys: Long [2, B], epoch and anchor of each sample.
         replaced: what was wrong with pictures that had to be replaced: (row, row used, reason).
         epoch: the epoch that the batch belongs to.
         chunk: anchors of a piece, when the backbone sees the batch in pieces; 0: it sees the whole.
@@ -61,6 +70,14 @@ class Batch:
     caption: list[str] = field(default_factory=list)
     replaced: list[tuple[int, int, str]] = field(default_factory=list)
     epoch: int = 0
+    text: Tensor | None = None
+    text_row: Tensor | None = None
+    text_group: Tensor | None = None
+    caption_features: Tensor | None = None
+    positives: tuple[Tensor, Tensor] | None = None
+    ignore: Tensor | None = None
+    masks: Tensor | None = None
+    keys: Tensor | None = None
     chunk: int = 0
     render: Callable[[Batch, int, int], Tensor] | None = None
 
@@ -107,6 +124,6 @@ def _map_tensors(value: Any, move: Any) -> Any:
         return move(value)
     if isinstance(value, Shipped):
         return Shipped({name: move(tensor) for name, tensor in value.tensors.items()})
-    if isinstance(value, list) and value and isinstance(value[0], (Tensor, Shipped)):
-        return [_map_tensors(item, move) for item in value]
+    if isinstance(value, (list, tuple)) and value and isinstance(value[0], (Tensor, Shipped)):
+        return type(value)(_map_tensors(item, move) for item in value)
     return value

@@ -19,8 +19,9 @@ from lgrep.data.pairings import Pairing
 from lgrep.data.probe import ProbeData, render_probe
 from lgrep.data.samplers import ExactBatchSampler
 from lgrep.data.sources import Source
-from lgrep.data.table import Table
+from lgrep.data.table import Table, stored_features
 from lgrep.data.transforms import Transform
+from lgrep.data.text import TextViews
 from lgrep.data.views import View
 from lgrep.data.workers import outlive_signals
 
@@ -57,6 +58,7 @@ class PairDataModule(pl.LightningDataModule):
         cache_bytes: decoded pictures kept per loading process.
         memory_format: of the views that the method gets.
         chunk: pictures of a view that the backbone sees at a time; None: all.
+        texts: makes the text views; None: no text.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class PairDataModule(pl.LightningDataModule):
         cache_bytes: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
         chunk: int | None = None,
+        texts: TextViews | None = None,
     ) -> None:
         super().__init__()
         self.source = source
@@ -83,6 +86,7 @@ class PairDataModule(pl.LightningDataModule):
         self.cache_bytes = cache_bytes
         self.memory_format = memory_format
         self.chunk = chunk or 0
+        self.texts = texts
         self.replaced_count = 0
         self.dataset: ViewDataset | None = None
         self._consumed = 0
@@ -134,13 +138,16 @@ class PairDataModule(pl.LightningDataModule):
             world_size=self.trainer.world_size,
             consumed=self._consumed,
         )
-        table = self.table
-        self.dataset = ViewDataset(table, self.pairing, self.views, self.transforms, self.seed, self.cache_bytes)
+        table, texts = self.table, self.texts
+        self.dataset = ViewDataset(table, self.pairing, self.views, self.transforms, self.seed, self.cache_bytes, texts)
         labels = table.column("label") if table.has("label") else None
+        features = None if texts is None or texts.features is None else stored_features(table, texts.features)
         return DataLoader(
             self.dataset,
             batch_sampler=sampler,
-            collate_fn=Collate(self.views, self.transforms, labels, self.chunk),
+            collate_fn=Collate(
+                self.views, self.transforms, labels, self.chunk, None if texts is None else table, features
+            ),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             worker_init_fn=outlive_signals,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from lgrep.data.failures import LESS_MEMORY, InHand
 from lgrep.data.notices import reason_of, shown
 from lgrep.data.pairings import Pairing
 from lgrep.data.pictures import PictureError, decode
-from lgrep.data.randomness import PAIRING_STREAM, REPLACEMENT_STREAM, keyed_generator
+from lgrep.data.randomness import PAIRING_STREAM, REPLACEMENT_STREAM, TEXT_STREAM, keyed_generator
 from lgrep.data.samplers import SampleKey
 from lgrep.data.table import Table
+from lgrep.data.text import TextViews
 from lgrep.data.transforms import Transform
 from lgrep.data.views import View
 from lgrep.errors import DataError
@@ -37,6 +38,9 @@ class Sample:
     group: int
     epoch: int
     replaced: list[tuple[int, int, str]]
+    anchor: int = -1
+    text: np.ndarray[Any, Any] | None = None  # [T, L]
+    text_rows: list[int] = field(default_factory=list)
 
 
 class PictureCache:
@@ -76,6 +80,7 @@ class ViewDataset(Dataset[Sample]):
         transforms: by name.
         seed: of the run.
         cache_bytes: decoded pictures kept per process.
+        texts: makes the text views; None: no text.
     """
 
     def __init__(
@@ -86,12 +91,14 @@ class ViewDataset(Dataset[Sample]):
         transforms: Mapping[str, Transform],
         seed: int,
         cache_bytes: int = 0,
+        texts: TextViews | None = None,
     ) -> None:
         self.table = table
         self.pairing = pairing
         self.views = list(views)
         self.transforms = dict(transforms)
         self.seed = seed
+        self.texts = texts
         self.in_hand = InHand()
         self._cache = PictureCache(cache_bytes)
 
@@ -106,7 +113,7 @@ class ViewDataset(Dataset[Sample]):
         rows = list(self.pairing.draw(self.table, anchor, keyed_generator(self.seed, epoch, anchor, PAIRING_STREAM)))
         replaced: list[tuple[int, int, str]] = []
         used: dict[int, tuple[int, Image.Image]] = {}
-        sample = Sample([], [], [], self.pairing.group(self.table, anchor), epoch, replaced)
+        sample = Sample([], [], [], self.pairing.group(self.table, anchor), epoch, replaced, anchor)
         for number, view in enumerate(self.views):
             if view.picture not in used:
                 used[view.picture] = self._load(rows, view.picture, anchor, epoch, replaced)
@@ -117,6 +124,10 @@ class ViewDataset(Dataset[Sample]):
             sample.pixels.append(transform.worker(picture, params, view.size))
             sample.params.append(params)
             sample.rows.append(row)
+        if self.texts is not None and self.texts.pictures:
+            captions = [self.table.texts(row) for row in rows]  # of the pictures that are shown, replaced ones included
+            sample.text = self.texts.draw(captions, keyed_generator(self.seed, epoch, anchor, TEXT_STREAM))
+            sample.text_rows = [rows[picture] for picture in self.texts.pictures]
         return sample
 
     def _load(
@@ -165,6 +176,8 @@ class Collate:
         transforms: by name.
         labels: class of each row of the table, or None.
         chunk: anchors of a piece when the backbone sees the batch in pieces; 0: the whole.
+        captions: the table, whose captions' rows and stored features go with texts; None without text.
+        features: stored features of the table's captions [captions, D]; None without them.
     """
 
     def __init__(
@@ -173,7 +186,11 @@ class Collate:
         transforms: Mapping[str, Transform],
         labels: np.ndarray[Any, Any] | None,
         chunk: int = 0,
+        captions: Table | None = None,
+        features: np.ndarray[Any, Any] | None = None,
     ) -> None:
+        self.captions = captions
+        self.features = features
         self.chunk = chunk
         self.views = list(views)
         self.transforms = dict(transforms)
@@ -196,7 +213,26 @@ class Collate:
             chunk=self.chunk,
             replaced=[item for sample in samples for item in sample.replaced],
             epoch=samples[0].epoch,
+            keys=torch.tensor([(sample.epoch, sample.anchor) for sample in samples], dtype=torch.long).T.contiguous(),
+            **self._text(samples),
         )
+
+    def _text(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        if self.captions is None:
+            return {}
+        extra: dict[str, Tensor] = {}
+        if samples[0].text is not None:
+            rows = torch.tensor([sample.text_rows for sample in samples], dtype=torch.long).T.contiguous()
+            groups = [[self.captions.caption_row(row) for row in sample.text_rows] for sample in samples]
+            extra = {
+                "text": torch.from_numpy(np.stack([sample.text for sample in samples], axis=1)),
+                "text_row": rows,
+                "text_group": torch.tensor(groups, dtype=torch.long).T.contiguous(),
+            }
+        if self.features is not None:
+            first = [self.captions.caption_row(sample.rows[0]) for sample in samples]
+            extra["caption_features"] = torch.from_numpy(np.asarray(self.features[first], dtype=np.float32))
+        return extra
 
     def _label(self, rows: Tensor) -> Tensor:
         if self.labels is None:

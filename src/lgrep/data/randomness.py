@@ -11,6 +11,7 @@ import numpy as np
 PAIRING_STREAM = 1 << 20  # view v uses stream v; the choice of pictures has its own
 ORDER_STREAM = PAIRING_STREAM + 1
 REPLACEMENT_STREAM = PAIRING_STREAM + 2
+TEXT_STREAM = 1 << 41  # above every replacement stream, which counts on from its start by rows
 
 
 def keyed_generator(seed: int, epoch: int, anchor: int, stream: int) -> np.random.Generator:

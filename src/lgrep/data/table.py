@@ -40,7 +40,8 @@ class Table:
         pictures: columns `id` (string), `group` (int32, row of the caption), plus any of `label`
             (int32, -1 = none), `family` (int32: pictures of one family are never positives of each
             other), and free ones such as `designer` or `licence`.
-        captions: columns `id`, `text`, plus free ones.
+        captions: columns `id`, `text`, plus `texts` (list of strings: all captions of such a picture, where
+            there are several) and free ones.
         store: reads the encoded bytes of a picture by its row.
         name: how messages and records call the set.
         content_hash: identity of the pictures and texts, kept in records.
@@ -107,6 +108,17 @@ class Table:
     def caption(self, row: int) -> str:
         """Text of the caption of picture `row`."""
         return str(self.captions["text"][int(self._groups_of(row))].as_py())
+
+    def texts(self, row: int) -> list[str]:
+        """Every caption of picture `row`, the first is `caption(row)`; several where the captions have `texts`."""
+        if "texts" not in self.captions.column_names:
+            return [self.caption(row)]
+        listed = self.captions["texts"][int(self._groups_of(row))].as_py()
+        return [str(text) for text in listed] or [self.caption(row)]
+
+    def caption_row(self, row: int) -> int:
+        """Row of the caption of picture `row`."""
+        return int(self._groups_of(row))
 
     def identity(self, row: int) -> str:
         """Name of one picture for messages and logs."""
@@ -192,6 +204,23 @@ class RootsTable(Table):
 
     def __reduce__(self) -> Any:
         return RootsTable, (self.store, self.captions, self._starts, self.name, self.content_hash)
+
+
+def stored_features(table: Table, name: str) -> np.ndarray[Any, Any]:
+    """Stored features [captions, D] of the captions: a column of fixed-size lists.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    schema = table.captions.schema
+    found = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+    if name not in found:
+        raise DataError(
+            f"{table.name}: the captions have no stored features '{name}' ("
+            f"{'there are ' + ', '.join(found) if found else 'there are none'}). Type text.features="
+            f"{found[0] if found else 'null'}, or write them with scripts/mine_neighbours.py"
+        )
+    return table.caption_column(name)
 
 
 def _reopen(folder: Path, rows: np.ndarray[Any, Any] | None) -> Table:

@@ -195,18 +195,24 @@ def softplus_sum_op(rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, 
     return total
 
 
-@_operation("softplus_sum_backward")
-def _softplus_backward_op(
+@_operation("softplus_sum_with_gradients")
+def softplus_sum_with_gradients_op(
     rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor, size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    block = Block(rows, size)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`softplus_sum` and its gradients of rows and columns (before the factor `scale`) and bias, in one pass.
+
+    All that comes back to a sum is one number, so its gradients need no second look at the blocks.
+    """
+    block, second, total = Block(rows, size), Block(rows, size), rows.new_zeros(())
     for_rows, for_columns, for_bias = torch.zeros_like(rows), torch.zeros_like(columns), rows.new_zeros(())
     for row, column in blocks(len(rows), len(columns), size):
-        weights = block.fill(rows[row] * scale, columns, row, column).add_(bias).sigmoid_()
+        entries = block.fill(rows[row] * scale, columns, row, column).add_(bias)
+        weights = torch.sigmoid(entries, out=second.shaped(entries))
+        total += softplus(entries, threshold=SOFTPLUS_LINEAR).sum()
         for_rows[row].addmm_(weights, columns[column])
         for_columns[column].addmm_(weights.T, rows[row])
         for_bias += weights.sum()
-    return for_rows, for_columns, for_bias
+    return total, for_rows, for_columns, for_bias
 
 
 def _shapes(name: str, fake: Callable[..., Any]) -> None:
@@ -222,8 +228,8 @@ _shapes("log_partition_backward", lambda g, t, rows, columns, *_: (empty_like(ro
 _shapes("log_partition_both_backward", lambda g, h, t, u, rows, columns, *_: (empty_like(rows), empty_like(columns)))
 _shapes("log_partition_self_backward", lambda g, t, embeddings, *_: empty_like(embeddings))
 _shapes(
-    "softplus_sum_backward",
-    lambda rows, columns, *_: (empty_like(rows), empty_like(columns), rows.new_empty(())),
+    "softplus_sum_with_gradients",
+    lambda rows, columns, *_: (rows.new_empty(()), empty_like(rows), empty_like(columns), rows.new_empty(())),
 )
 
 
@@ -273,16 +279,25 @@ def _self_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return result.mul_(scale), None if for_scale is None else for_scale / 2, None, None
 
 
-def _softplus_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-    _, (rows, columns, scale, bias, size) = _kept(ctx)
-    for_rows, for_columns, for_bias = _softplus_backward_op(rows, columns, scale, bias, size)
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    rows, _, scale, _, _ = inputs
+    ctx.save_for_backward(*output[1:], rows, scale)
+    ctx.set_materialize_grads(False)
+
+
+def _softplus_backward(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if gradient is None:
+        return (None,) * 5
+    for_rows, for_columns, for_bias, rows, scale = ctx.saved_tensors
     for_scale = _for_scale(ctx, 2, rows, for_rows)
     factor = scale * gradient
     for_scale = None if for_scale is None else for_scale * gradient
-    return for_rows.mul_(factor), for_columns.mul_(factor), for_scale, for_bias * gradient, None
+    return for_rows * factor, for_columns * factor, for_scale, for_bias * gradient, None
 
 
-torch.library.register_autograd("lgrep::softplus_sum", _softplus_backward, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd(
+    "lgrep::softplus_sum_with_gradients", _softplus_backward, setup_context=_keep_gradients, lib=_LIBRARY
+)
 torch.library.register_autograd("lgrep::log_partition", _backward, setup_context=_keep, lib=_LIBRARY)
 torch.library.register_autograd("lgrep::log_partition_both", _both_backward, setup_context=_keep, lib=_LIBRARY)
 torch.library.register_autograd("lgrep::log_partition_self", _self_backward, setup_context=_keep, lib=_LIBRARY)

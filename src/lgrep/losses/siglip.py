@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 from lgrep.losses.blocks import block_rows, whole_matrix
 from lgrep.losses.checks import check_embeddings, check_scale, counted_rows
 from lgrep.losses.gather import Gradients, gather_keys
-from lgrep.losses.kernels import SOFTPLUS_LINEAR, softplus_sum_op
+from lgrep.losses.kernels import SOFTPLUS_LINEAR, softplus_sum_op, softplus_sum_with_gradients_op
 from lgrep.losses.precision import full_precision, unit_rows
 
 DENSE_BYTES = 8 * 2**20  # as in `blocks`; without a softmax the whole matrix stays the faster one for longer
@@ -69,7 +69,10 @@ def siglip(
         if whole_matrix(image, texts, block, DENSE_BYTES):
             total = softplus(scale * image @ texts.T + bias, threshold=SOFTPLUS_LINEAR).sum()
         else:
-            total = softplus_sum_op(image, texts, scale, bias, block or block_rows(image))
+            parts = (image, texts, scale, bias)
+            size = block or block_rows(image)
+            learns = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+            total = softplus_sum_with_gradients_op(*parts, size)[0] if learns else softplus_sum_op(*parts, size)
         # softplus(-l) = softplus(l) - l turns the pairs that belong together into positives
         own = scale * (image * texts[rows.own]).sum() + bias * len(image)
         return rows.world_size * (total - own) / rows.total

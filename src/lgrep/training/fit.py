@@ -103,6 +103,7 @@ def build_data(resolved: Resolved) -> PairDataModule:
         loader.cache_mb * 2**20,
         torch.channels_last if resolved.config.trainer.channels_last else torch.contiguous_format,
         resolved.config.trainer.chunk_size,
+        resolved.texts,
     )
 
 

@@ -13,6 +13,7 @@ from lgrep.config.schema import TrainConfig
 from lgrep.config.spec import build, import_target, validate_spec
 from lgrep.data.pairings import Pairing
 from lgrep.data.sources import Source
+from lgrep.data.text import TextViews
 from lgrep.data.transforms import Transform
 from lgrep.data.views import View, describe_views, expand_views
 from lgrep.errors import ConfigError, did_you_mean
@@ -29,6 +30,7 @@ class Resolved:
         values: the same as plain containers, for the run folder.
         choices: chosen file of each configuration group.
         source, pairing, transforms, views: of the data module.
+        texts: text views, or None.
         method: class of the method.
     """
 
@@ -39,6 +41,7 @@ class Resolved:
     pairing: Pairing
     transforms: dict[str, Transform]
     views: list[View]
+    texts: TextViews | None
     method: type[Any]
 
     @property
@@ -71,10 +74,14 @@ def resolve(values: dict[str, Any], choices: dict[str, str]) -> Resolved:
     views = expand_views(config.augment.views, pairing.pictures, transforms)
     method = import_target(config.method["_target_"], "method")
     _check_views(method, views)
+    if config.text:
+        config.text = validate_spec(config.text, "text")
+    texts = build(config.text) if config.text else None
+    _check_text(method, texts, pairing.pictures)
     _check_batch(method, config.loader.batch_size)
     _check_library(config.backbone.name)
     _check_strategy(config.trainer.strategy)
-    return Resolved(config, values, choices, build(config.data), pairing, transforms, views, method)
+    return Resolved(config, values, choices, build(config.data), pairing, transforms, views, texts, method)
 
 
 def _check_views(method: type[Any], views: list[View]) -> None:
@@ -89,6 +96,17 @@ def _check_views(method: type[Any], views: list[View]) -> None:
         raise ConfigError(
             f"{method.__name__} needs at least {fewest} views, but augment.views gives {len(views)} ({listed}). "
             f"Leave out `count` in augment.views, or ask for {fewest} views there"
+        )
+
+
+def _check_text(method: type[Any], texts: TextViews | None, pictures: int) -> None:
+    if getattr(method, "needs_text", False) and (texts is None or not (texts.pictures or texts.features)):
+        raise ConfigError(f"{method.__name__} needs captions, but text=none gives it none. Type text=clip")
+    asked = max(texts.pictures, default=0) if texts is not None else 0
+    if asked >= pictures:
+        raise ConfigError(
+            f"text.views ask for the caption of picture {asked}, but the pairing provides pictures "
+            f"{list(range(pictures))} per anchor. Type pairing.pictures={asked + 1}, or change text.views"
         )
 
 
