@@ -133,7 +133,7 @@ def measure(loss: str, candidate: str, n: int, d: int, device: str) -> dict[str,
         value.backward()
         milliseconds = 1000 * (clock(device) - start)
         peaks.append((memory(device) - before) / 2**20)
-        values.append(float(value))
+        values.append(float(value.detach()))
         return milliseconds
 
     peaks: list[float] = []
