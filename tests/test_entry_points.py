@@ -8,15 +8,23 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import published
 import pytest
+from archives import archives
 from layouts import stablerep_layout
 from made import picture_folder
 
 from lgrep.cli import _with_demo, run
 from lgrep.config.compose import compose_config, parse
+from lgrep.config.prepare import PrepareConfig, check_task, spelled_out
 from lgrep.config.schema import EvaluateConfig
+from lgrep.config.sources import build_source, source_spec
+from lgrep.config.spec import validate_spec
+from lgrep.data.preparing import prepare
+from lgrep.data.sources import FolderSource
 from lgrep.errors import ConfigError, DataError, Interrupted
 from lgrep.sweeps.jobs import expand
 from lgrep.training.resolve import resolve
@@ -32,13 +40,13 @@ def start(*command: str, folder: Path | None = None) -> subprocess.CompletedProc
 
 
 def readme_commands() -> list[str]:
-    """Every line of the README's and docs' bash blocks that starts an entry point."""
+    """Every command of the README's and docs' bash blocks that starts an entry point or a script."""
     found = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 command = line.split("#")[0].strip()
-                if re.match(r"(\S*python3?|python) (train|evaluate)\.py", command):
+                if re.match(r"(\S*python3?|python) (\w+|scripts/\w+)\.py", command):
                     found.append(command)
     return found
 
@@ -122,17 +130,51 @@ def test_the_readme_has_commands() -> None:
     assert len(readme_commands()) >= 6
 
 
+def cc12m(folder: Path) -> None:
+    published.cc12m(folder)
+    (folder / "pictures").rename(folder / "images")
+
+
+def yfcc15m(folder: Path) -> None:
+    published.yfcc15m(folder)
+    (folder / "pictures" / "images").rename(folder / "images")
+
+
+def cc3m_of_lgssl(folder: Path) -> None:
+    published.lgssl(folder)
+    (folder / "redcaps").rename(folder / "cc3m")
+    (folder / "redcaps.json").rename(folder / "cc3m.json")
+
+
+# what the docs' commands find in DIR
+LAYOUTS: dict[str, Callable[[Path], object]] = {
+    "cc12m": cc12m,
+    "yfcc15m": yfcc15m,
+    "redcaps_2020": published.lgssl,
+    "redcaps": published.redcaps,
+    "lgssl": cc3m_of_lgssl,
+    "imagenet": published.imagenet,
+}
+
+
 @pytest.mark.parametrize("command", readme_commands())
 def test_every_command_of_the_docs_is_accepted(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(command)
     entry, arguments = words[1], words[2:]
     monkeypatch.chdir(tmp_path)
     picture_folder(tmp_path / "PICTURES")
-    if "data.root=DIR" in command or "[DIR/" in command:
+    if re.search(r"data\.(shards|archives|files)=", command):
+        archives(tmp_path / "DIR")
+    layout = next((make for name, make in LAYOUTS.items() if f"data={name} " in command), None)
+    if layout is not None:
+        layout(tmp_path / "DIR")
+    elif "data.root=DIR" in command or "[DIR/" in command:
         for scale in ("2.0", "8.0"):
             stablerep_layout(tmp_path / "DIR", captions=1, scale=scale)
     if "--experiments" in arguments:
         return
+    if "data.root=SET" in command:
+        prepare(FolderSource(str(tmp_path / "PICTURES")).training(), tmp_path / "SET", workers=0)
     if entry == "train.py" and "-m" in arguments:
         arguments.remove("-m")
         for job in expand("train", _with_demo(arguments, "stablerep_emoji")):
@@ -140,6 +182,25 @@ def test_every_command_of_the_docs_is_accepted(command: str, tmp_path: Path, mon
     elif entry == "train.py":
         resolved = resolve(*compose_config("train", _with_demo(arguments, "stablerep_emoji")))
         assert len(resolved.source.training()) > 0
+    elif entry == "evaluate.py":
+        assert parse(EvaluateConfig, compose_config("evaluate", arguments)[0]).model
     else:
-        config = parse(EvaluateConfig, compose_config("evaluate", arguments)[0])
-        assert config.model
+        CHECKS[entry.removeprefix("scripts/")](arguments)
+
+
+def check_prepare(arguments: list[str]) -> None:
+    config = parse(PrepareConfig, compose_config("prepare", spelled_out(arguments))[0])
+    check_task(config)
+    if config.make is not None:
+        validate_spec(config.make, "make", injected=("out",))
+    else:
+        build_source(source_spec(config.data or {}))
+
+
+def check_inspect(arguments: list[str]) -> None:
+    own = {"out", "groups", "views", "duplicates"}
+    rest = [argument for argument in arguments if argument.partition("=")[0] not in own]
+    assert len(resolve(*compose_config("train", ["method=stablerep", *rest])).source.training()) > 0
+
+
+CHECKS = {"prepare_data.py": check_prepare, "inspect_pairs.py": check_inspect}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,51 @@ def test_every_experiment_composes_and_is_described(name: str) -> None:
     assert len(experiments()[name]) > 20
 
 
-@pytest.mark.parametrize("group", ["data", "pairing", "method", "augment", "backbone", "optimizer", "duration"])
+# what some choices need beside themselves
+COMPANIONS = {
+    "pairing=siblings": ["method=stablerep"],
+    "data=union": ["+data@data.parts.a=emoji", "+data@data.parts.b=emoji"],
+    "method=lgslip": ["pairing=siblings"],
+    "method=image_text": ["language=clip", "text=clip"],
+    "method=mae": ["augment=mae", "backbone=vit_tiny_small"],
+}
+LANGUAGE_COMPANIONS = {
+    "slip": ["text=clip", "augment=slip"],
+    "lgslip": ["text=clip"],
+    "stablerep_plus": ["text=clip"],
+    "clip_frozen": ["text=features"],
+    "clip": ["text=clip"],
+    "siglip": ["text=clip"],
+    "declip_nns": ["text=clip"],
+}
+
+
+def companions(group: str, choice: str) -> list[str]:
+    if group == "language" and choice != "none":
+        return LANGUAGE_COMPANIONS.get(choice, ["method=image_text", "text=clip_rocket", "augment=clip_rocket"])
+    return COMPANIONS.get(f"{group}={choice}", [])
+
+
+@pytest.mark.parametrize(
+    "group", ["data", "pairing", "method", "language", "text", "backbone", "optimizer", "duration"]
+)
 def test_every_choice_of_a_group_composes(group: str) -> None:
     for choice in group_choices(group):
-        extra = ["data.root=somewhere"] if group == "data" and choice != "emoji" else []
-        pairing = ["pairing=siblings", "method=stablerep"] if choice in {"siblings", "stablerep"} else []
-        resolved(f"{group}={choice}", *extra, *pairing)
+        overrides = [f"{group}={choice}", *companions(group, choice)]
+        while (needed := missing(overrides)) is not None:
+            overrides.append(f"{needed}=somewhere")
+
+
+def missing(overrides: list[str]) -> str | None:
+    """The setting without a default that a command lacks; any other error is one."""
+    try:
+        resolved(*overrides)
+    except ConfigError as error:
+        found = re.match(r"(\S+): a value is needed", str(error))
+        if found is None:
+            raise
+        return found[1]
+    return None
 
 
 @pytest.mark.parametrize(

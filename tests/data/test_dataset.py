@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made import encoded, picture_folder
+from made import picture, picture_folder
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from lgrep.data.dataset import Collate, PictureCache, ViewDataset
+from lgrep.data.dataset import Collate, ViewDataset
+from lgrep.data.orders import RandomOrder
 from lgrep.data.pairings import SelfPairing, SiblingPairing
 from lgrep.data.randomness import PAIRING_STREAM, keyed_generator
 from lgrep.data.samplers import ExactBatchSampler
@@ -30,8 +32,8 @@ def dataset(root: Path, **changes: Any) -> ViewDataset:
 
 
 def loaded(data: ViewDataset, workers: int) -> list[Any]:
-    sampler = ExactBatchSampler(data.pairing.anchors(data.table), 3, seed=5, total_batches=5)
-    collate = Collate(data.views, data.transforms, data.table.column("label"))
+    sampler = ExactBatchSampler(RandomOrder(data.pairing.anchors(data.table), seed=5), 3, total_batches=5)
+    collate = Collate(data.views, data.transforms, data.table)
     return list(DataLoader(data, batch_sampler=sampler, collate_fn=collate, num_workers=workers))
 
 
@@ -145,17 +147,64 @@ def sample_rows(data: ViewDataset, epoch: int, anchor: int) -> list[int]:
     return [int(row) for row in data.pairing.draw(data.table, anchor, rng)]
 
 
-def test_the_cache_stops_at_its_budget() -> None:
-    class Counting:
-        reads = 0
+@pytest.mark.parametrize("changes", [{"cache_bytes": 10**6}, {"cache_bytes": 5000}])
+def test_the_cache_changes_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    root = picture_folder(tmp_path)
+    assert_same(loaded(dataset(root), 0), loaded(dataset(root, **changes), 0))
 
-        def read(self, row: int) -> bytes:
-            self.reads += 1
-            return encoded(row)
 
-    table: Any = Counting()
-    cache = PictureCache(budget=2 * 3 * 40 * 36 + 10)
-    first = [np.asarray(cache.get(table, row)) for row in (0, 1, 2)]
-    again = [np.asarray(cache.get(table, row)) for row in (0, 1, 2)]
-    assert table.reads == 4  # 0 and 1 are held, 2 is read twice
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+def test_finished_views_are_those_of_the_device_stage(tmp_path: Path) -> None:
+    root = picture_folder(tmp_path)
+    for shipped, finished in zip(loaded(dataset(root), 0), loaded(dataset(root, finished=True), 2), strict=True):
+        for number, view in enumerate(VIEWS):
+            expected = TRANSFORMS[view.transform].device(shipped.views[number], shipped.params[number].tensors)
+            assert torch.equal(finished.views[number], expected)
+
+
+def large_pictures(root: Path) -> Path:
+    """JPEG files that are worth decoding at a smaller scale, one that cannot be (EXIF), and a PNG."""
+    root.mkdir()
+    for number in range(4):
+        picture(number, 400 + number, 301).save(root / f"{number}.jpg", quality=90)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(9, 400, 301).save(root / "turned.jpg", exif=turned)
+    picture(10, 400, 301).save(root / "z.png")
+    return root
+
+
+def scaled_dataset(root: Path, **changes: Any) -> ViewDataset:
+    table = FolderSource(str(root), probe_share=0.0).training()
+    transforms = {"strong": Recipe(crop_scale=(0.2, 1.0)), "plain": EvalRecipe()}
+    views = changes.pop("views", [View(0, "strong", 24), View(0, "strong", 32)])
+    return ViewDataset(table, SelfPairing(), views, transforms, 5, **changes)
+
+
+def test_scaled_decoding_is_near_the_whole_picture(tmp_path: Path) -> None:
+    root = large_pictures(tmp_path / "set")
+    exact, scaled = scaled_dataset(root), scaled_dataset(root, scaled=True)
+    differences = []
+    for row in range(len(exact.table)):
+        one, other = exact[0, row], scaled[0, row]
+        assert one.params == other.params  # drawn for the whole picture
+        differences.append(max(np.abs(a.astype(int) - b).mean() for a, b in zip(one.pixels, other.pixels, strict=True)))
+    assert 0 < max(differences) < 4  # grey levels
+    unscalable = [
+        row for row in range(6) if not exact.table.identity(row).endswith(("0.jpg", "1.jpg", "2.jpg", "3.jpg"))
+    ]
+    assert len(unscalable) == 2 and all(differences[row] == 0 for row in unscalable)
+
+
+def test_scaled_decoding_does_not_depend_on_cache_or_workers(tmp_path: Path) -> None:
+    root = large_pictures(tmp_path / "set")
+    plain = loaded(scaled_dataset(root, scaled=True), 0)
+    assert_same(plain, loaded(scaled_dataset(root, scaled=True, cache_bytes=10**7), 0))
+    assert_same(plain, loaded(scaled_dataset(root, scaled=True, cache_bytes=10**7), 2))
+
+
+def test_a_view_that_needs_the_whole_picture_keeps_it_whole(tmp_path: Path) -> None:
+    root = large_pictures(tmp_path / "set")
+    views = [View(0, "strong", 24), View(0, "plain", 32)]
+    for row in range(6):
+        one, other = (scaled_dataset(root, views=views, scaled=scaled)[0, row] for scaled in (False, True))
+        assert all(np.array_equal(a, b) for a, b in zip(one.pixels, other.pixels, strict=True))

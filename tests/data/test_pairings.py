@@ -71,6 +71,16 @@ def test_shortage_policies(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+def test_siblings_without_any_sibling_say_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
+    data = table([0, 1, 2])
+    assert SiblingPairing(pictures=4).anchors(data).tolist() == [0, 1, 2]
+    said = capsys.readouterr().err
+    assert said.startswith("note: made: every caption has one picture, so that pairing=siblings shows it 4 times like")
+    assert "pairing=neighbour" in said and said.count("note:") == 1
+    with pytest.raises(DataError, match=r"no caption has pairing\.pictures=4 .*Type pairing\.pictures=1 or"):
+        SiblingPairing(pictures=4, shortage="refuse").anchors(data)
+
+
 def test_groups_mark_captions() -> None:
     data, pairing = table([0, 0, 1]), SiblingPairing(pictures=2)
     assert pairing.group(data, 1) == 1

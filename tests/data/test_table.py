@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import multiprocessing
 import operator
+import pickle
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lgrep.data import arrow_files, checks
 from lgrep.data.shards import write_set
 from lgrep.data.table import Table, open_set
 from lgrep.errors import DataError
@@ -204,3 +208,142 @@ def test_a_damaged_description_is_named(folder: Path) -> None:
     (folder / "set.json").write_text('{"format": 1}')
     with pytest.raises(DataError, match="lacks content_hash"):
         open_set(folder)
+
+
+# Sharing by processes, and old and damaged sets
+
+
+def test_first_rows_are_stored_and_are_a_view_of_the_memory_map(folder: Path, table: Table) -> None:
+    first = pa.ipc.open_file(str(folder / "captions.arrow")).read_all()["first"].to_pylist()
+    assert first == [0, 3, 4, 4, 6]
+    assert not table._first.flags.owndata
+    assert table.counts.tolist() == MEMBERS
+
+
+def without_first(folder: Path) -> None:
+    """As earlier versions wrote it."""
+    table = pa.ipc.open_file((folder / "captions.arrow").read_bytes()).read_all().drop_columns(["first"])
+    with pa.OSFile(str(folder / "captions.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def test_sets_without_first_rows_open(folder: Path) -> None:
+    members = [list(open_set(folder).members(group)) for group in range(5)]
+    without_first(folder)
+    old = open_set(folder)
+    assert [list(old.members(group)) for group in range(5)] == members
+    assert pickle.loads(pickle.dumps(old)).counts.tolist() == MEMBERS
+    assert old.select([2, 9]).counts.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "first", [[0, 3, 4, 4, 5], [0, 3, 3, 4, 6], [1, 3, 4, 4, 6], [0, 3, 4, 4, 11], [0, 3, 4, 2, 6]]
+)
+def test_first_rows_that_contradict_the_groups_are_refused(folder: Path, first: list[int]) -> None:
+    table = pa.ipc.open_file((folder / "captions.arrow").read_bytes()).read_all()
+    table = table.set_column(table.column_names.index("first"), "first", pa.array(first, pa.int64()))
+    with pa.OSFile(str(folder / "captions.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=r"column first of captions\.arrow contradicts"):
+        open_set(folder)
+
+
+def test_checks_in_blocks_find_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_BLOCK", 2)
+    test_first_rows_that_contradict_the_groups_are_refused(folder, [0, 3, 4, 4, 7])
+    with pytest.raises(DataError, match="ordered by 'group'"):
+        checks.check_first("x", np.array([0, 2]), np.array([0, 0, 1, 0]))
+
+
+def test_a_table_from_a_folder_travels_without_its_rows(tmp_path: Path) -> None:
+    folder = many(tmp_path / "many", 20_000)
+    table = open_set(folder)
+    table.column("group"), table.read(3)
+    assert len(pickle.dumps(table)) < 2500
+    copy = pickle.loads(pickle.dumps(table))
+    assert copy.caption(19_999) == "caption 9999" and copy.read(7) == b"\7" * 3
+    assert not copy.store.offset.flags.owndata and not copy._first.flags.owndata
+
+
+def many(folder: Path, pictures: int) -> Path:
+    rows = (({"id": f"picture {i}", "group": i // 2}, bytes([i % 256]) * 3) for i in range(pictures))
+    captions = pa.table(
+        {"id": [str(i) for i in range(pictures // 2)], "text": [f"caption {i}" for i in range(pictures // 2)]}
+    )
+    schema = pa.schema({"id": pa.string(), "group": pa.int32()})
+    return write_set(folder, "many", rows, captions, schema, captions.schema)
+
+
+def test_a_large_selection_travels_through_one_file_that_goes_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrow_files, "_SMALL", 1000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    part = open_set(many(tmp_path / "many", 2000)).select(range(1, 2000, 2))
+    data = pickle.dumps(part)
+    files = sorted(tmp_path.glob("lgrep-shared-*"))
+    assert len(data) < 3000 and len(files) == 6
+    assert len(pickle.dumps(part)) == len(data) and sorted(tmp_path.glob("lgrep-shared-*")) == files
+    copy = pickle.loads(data)
+    again = pickle.loads(pickle.dumps(copy))
+    for other in (copy, again):
+        assert [other.caption(row) for row in (0, 999)] == ["caption 0", "caption 999"]
+        assert [other.identity(row) for row in (0, 999)] == ["picture 1", "picture 1999"]
+        assert other.read(500) == part.read(500) and other.group.tolist() == list(range(1000))
+    del part
+    gc.collect()
+    assert not list(tmp_path.glob("lgrep-shared-*"))
+    assert copy.caption(5) == "caption 5", "what is mapped stays readable"
+    assert pickle.loads(pickle.dumps(copy)).caption(5) == "caption 5"
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_files, "_SMALL", 1000)
+    part = open_set(many(tmp_path / "many", 2000)).select(range(1500))
+
+    def full(path: Path, table: pa.Table) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(arrow_files, "write_arrow", full)
+    with pytest.raises(DataError, match=r"No space left on device.*TMPDIR.*loader\.workers=0"):
+        pickle.dumps(part)
+
+
+def test_texts_beyond_32_bit_offsets_become_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrow_files, "_MOST_TEXT", 50)
+    table = pa.table({"id": ["a" * 9] * 9, "n": [1] * 9, "texts": [["b" * 9]] * 9})
+    arrow_files.write_arrow(tmp_path / "x.arrow", table)
+    found = arrow_files.map_arrow(tmp_path / "x.arrow")
+    assert found.schema.types == [pa.large_string(), pa.int64(), pa.large_list(pa.large_string())]
+    assert found.to_pylist() == table.to_pylist()
+
+
+def test_damaged_texts_are_read_with_replacements(folder: Path) -> None:
+    data = (folder / "captions.arrow").read_bytes()
+    (folder / "captions.arrow").write_bytes(data.replace("caption 3 “".encode(), "caption 3 “".encode()[:-1] + b"\xff"))
+    assert open_set(folder).caption(4).startswith("caption 3 �")
+
+
+def test_several_captions_of_a_picture(tmp_path: Path) -> None:
+    schema = pa.schema({"id": pa.string(), "text": pa.string(), "texts": pa.list_(pa.string())})
+    captions = [{**row, "texts": [row["text"], "other"] if i else []} for i, row in enumerate(caption_rows())]
+    table = open_set(write_set(tmp_path / "x", "x", picture_rows(), captions, PICTURES, schema))
+    assert table.texts(0) == [table.caption(0)]
+    assert table.texts(9) == [table.caption(9), "other"]
+    assert pickle.loads(pickle.dumps(table.select([9]))).texts(0) == table.texts(9)
+
+
+def test_a_picture_of_absurd_size_is_not_read(folder: Path) -> None:
+    table = open_set(folder)
+    table.store.size = np.full(10, 2**31 - 1, np.int32)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="more than the limit of"):
+        table.read(0)
+
+
+def test_few_shards_stay_open(folder: Path) -> None:
+    table = open_set(folder)
+    files = table.store._files  # type: ignore[attr-defined]
+    files.limit = 1
+    for row in (0, 9, 0, 9, 5):
+        assert table.read(row) == picture_rows()[row][1]
+        assert len(files._handles) == 1

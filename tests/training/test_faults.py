@@ -21,19 +21,19 @@ CRASH = b"crash here"
 # As the entry point; a picture that ends with CRASH ends the process that decodes it in the way of the first argument.
 CRASHING = """
 import os, signal, sys
-import lgrep.data.dataset as dataset
+import lgrep.data.cache as cache
 from lgrep.cli import run
 from lgrep.training.fit import train
 
-def decode(data, whole=dataset.decode):
+def decode(data, *more, whole=cache.decode_pixels):
     if data.endswith(b"crash here"):
         ways = {"exit": lambda: os._exit(7), "killed": lambda: os.kill(os.getpid(), signal.SIGKILL)}
         ways["segfault"] = lambda: os.kill(os.getpid(), signal.SIGSEGV)
         if os.environ.get("LOCAL_RANK", "0") == sys.argv[2]:
             ways[sys.argv[1]]()
-    return whole(data)
+    return whole(data, *more)
 
-dataset.decode = decode
+cache.decode_pixels = decode
 sys.exit(run("train", "", train, sys.argv[3:]))
 """
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from lgrep.config.locate import config_folder
 from lgrep.config.messages import explain
+from lgrep.config.sources import open_selection
 from lgrep.errors import ConfigError, did_you_mean, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -53,7 +54,7 @@ def _composed(name: str, overrides: Sequence[str]) -> DictConfig:
     """Hydra's composition, its own part included."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
-        composed: DictConfig = compose(config_name=name, overrides=list(overrides), return_hydra_config=True)
+        composed: DictConfig = compose(config_name=name, overrides=open_selection(overrides), return_hydra_config=True)
     return composed
 
 
@@ -103,7 +104,7 @@ def _translate(message: str, overrides: Sequence[str], config_name: str) -> str:
     )
     if key:
         name = next(part for part in key.groups() if part)
-        return unknown_key(_full_key(name, overrides), config_name)
+        return unknown_key(_full_key(name, overrides), config_name, overrides)
     if message.startswith("Ambiguous value"):
         return f"{first}: write [a,b] for a list, or add -m to run each value"
     if "parsing override" in message or "no viable alternative" in message or "override must be" in message:
@@ -118,10 +119,11 @@ def _full_key(name: str, overrides: Sequence[str]) -> str:
     return next((key for key in keys if key == name or key.endswith("." + name)), name)
 
 
-def unknown_key(key: str, config_name: str) -> str:
-    """The message for a key that the configuration does not have, with the nearest one."""
+def unknown_key(key: str, config_name: str, overrides: Sequence[str] = ()) -> str:
+    """The message for a key that the configuration does not have, with the nearest one among the chosen groups."""
+    chosen = [override for override in overrides if group_choices(re.split("[@=]", override.lstrip("+"))[0])]
     with initialize_config_dir(config_dir=str(config_folder()), version_base="1.3"):
-        default = compose(config_name=config_name)
+        default = compose(config_name=config_name, overrides=chosen)
     allowed = _dotted(OmegaConf.to_container(default, resolve=False))
     if key in allowed:
         return f"{key}: new entries are added one by one. Type +{key}.NAME=..."

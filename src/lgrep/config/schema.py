@@ -93,17 +93,29 @@ class Duration(Section):
 
 
 class Loader(Section):
-    """Batches and loading processes."""
+    """Batches and loading processes.
+
+    `cache_mb`: decoded pictures that the loading processes of a training process keep together. `decode`: `scaled` has
+    large JPEG files decoded at 1/2, 1/4 or 1/8 of their size where every crop still has its view's pixels.
+    `order`: of an epoch; `shards` reads archives one after the other, anchors mixed within 16 of them.
+    """
 
     batch_size: PositiveInt
     workers: NonNegativeInt | None = None
     cache_mb: NonNegativeInt = 0
+    decode: Literal["exact", "scaled"] = "exact"
+    order: Literal["random", "shards"] = "random"
     max_skip_share: Annotated[float, Field(ge=0, le=1)] = 0.1
 
 
 class Augment(Section):
-    """Views of an anchor and the transforms they name."""
+    """Views of an anchor and the transforms they name.
 
+    `device`: where flip, jitter, grey, blur, solarise and normalise run: `cpu` in the loading processes, `gpu` after the
+    transfer, on the training device, `auto` the faster of the two.
+    """
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
     views: list[ViewEntry]
     transforms: dict[str, dict[str, Any]]
 
@@ -149,11 +161,13 @@ class TrainConfig(Section):
     resume: Literal["auto", "never"] = "auto"
     deterministic: bool = True
     debug: bool = False
+    doctor: bool | PositiveInt = False
     data: dict[str, Any]
     pairing: dict[str, Any]
     augment: Augment
     text: dict[str, Any] = {}
     method: dict[str, Any]
+    language: dict[str, Any] = {}
     backbone: Backbone
     optimizer: Optimizer
     schedule: Schedule = Schedule()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -106,6 +106,23 @@ class Batch:
         """Augmented, normalised pictures of a view."""
         return torch.cat([self.piece(view, number) for number in range(self.num_pieces)])
 
+    def select(self, views: Sequence[int]) -> Batch:
+        """The batch of some of the views, in the order given."""
+        chosen = list(views)
+        if chosen == list(range(self.num_views)):
+            return self
+        pieces = self.num_pieces
+        return replace(
+            self,
+            views=[self.views[v] for v in chosen],
+            row=self.row[chosen],
+            group=self.group[chosen],
+            label=self.label[chosen],
+            params=[self.params[v * pieces + n] for v in chosen for n in range(pieces)] if self.params else [],
+            masks=None if self.masks is None else self.masks[chosen],
+            render=None if self.render is None else _Renumbered(self.render, self, chosen),
+        )
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch with every tensor on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -117,6 +134,16 @@ class Batch:
     def _map(self, move: Any) -> Batch:
         changed = {entry.name: _map_tensors(getattr(self, entry.name), move) for entry in fields(self)}
         return replace(self, **changed)
+
+
+class _Renumbered:
+    """Renders views of the whole batch for a selection of them."""
+
+    def __init__(self, render: Callable[[Batch, int, int], Tensor], whole: Batch, views: list[int]) -> None:
+        self.render, self.whole, self.views = render, whole, views
+
+    def __call__(self, _: Batch, view: int, number: int) -> Tensor:
+        return self.render(self.whole, self.views[view], number)
 
 
 def _map_tensors(value: Any, move: Any) -> Any:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -15,37 +14,26 @@ from torch.utils.data import DataLoader
 
 from lgrep.data.batch import Batch
 from lgrep.data.dataset import Collate, ViewDataset
-from lgrep.data.pairings import Pairing
+from lgrep.data.mixing import MixedOrder
+from lgrep.data.orders import EpochOrder, RandomOrder, ShardOrder
+from lgrep.data.pairings import Pairing, first_rows, relations_of
 from lgrep.data.probe import ProbeData, render_probe
 from lgrep.data.samplers import ExactBatchSampler
 from lgrep.data.sources import Source
 from lgrep.data.table import Table, stored_features
-from lgrep.data.transforms import Transform
 from lgrep.data.text import TextViews
+from lgrep.data.transforms import Transform, augmenting
 from lgrep.data.views import View
 from lgrep.data.workers import outlive_signals
-
-
-@contextmanager
-def _augmenting(device: torch.device) -> Iterator[None]:
-    """Float32 whatever the training's precision; on the CPU one thread, which the many small operations prefer."""
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
+from lgrep.errors import ConfigError
 
 
 class PairDataModule(pl.LightningDataModule):
     """Serves training batches of V views per anchor, and probe pictures.
 
     Workers ship uint8 views and the parameters of their augmentation; `on_after_batch_transfer` applies
-    the augmentation on the training device (training batches only).
+    the augmentation on the training device (training batches only). With `augment_in_workers` they ship finished
+    views.
 
     Args:
         source: opens the tables.
@@ -55,10 +43,13 @@ class PairDataModule(pl.LightningDataModule):
         batch_size: anchors per optimiser step over all processes.
         seed: of the run.
         workers: loading processes per training process; None: the cores that training leaves free, at most 8.
-        cache_bytes: decoded pictures kept per loading process.
+        cache_bytes: of decoded pictures that the loading processes of a training process keep together.
         memory_format: of the views that the method gets.
         chunk: pictures of a view that the backbone sees at a time; None: all.
         texts: makes the text views; None: no text.
+        scaled_decoding: JPEG files at 1/2, 1/4 or 1/8 of their size where every crop keeps its view's pixels.
+        augment_in_workers: the whole recipe in the loading processes.
+        order: of an epoch: `random`, or `shards` for archives that are slow to read at random places.
     """
 
     def __init__(
@@ -74,6 +65,9 @@ class PairDataModule(pl.LightningDataModule):
         memory_format: torch.memory_format = torch.contiguous_format,
         chunk: int | None = None,
         texts: TextViews | None = None,
+        order: Literal["random", "shards"] = "random",
+        scaled_decoding: bool = False,
+        augment_in_workers: bool = False,
     ) -> None:
         super().__init__()
         self.source = source
@@ -87,6 +81,9 @@ class PairDataModule(pl.LightningDataModule):
         self.memory_format = memory_format
         self.chunk = chunk or 0
         self.texts = texts
+        self.order = order
+        self.scaled_decoding = scaled_decoding
+        self.augment_in_workers = augment_in_workers
         self.replaced_count = 0
         self.dataset: ViewDataset | None = None
         self._consumed = 0
@@ -119,6 +116,29 @@ class PairDataModule(pl.LightningDataModule):
         """Optimiser steps that one pass over the anchors takes."""
         return len(self.anchors) // self.batch_size
 
+    def epoch_order(self) -> EpochOrder:
+        """The order of every epoch's anchors.
+
+        Raises:
+            ConfigError: `loader.order=shards` for pictures that are not in archives, or together with `data.shares`.
+        """
+        mixture = getattr(self.source, "mixture", None)
+        if mixture is not None:
+            if self.order == "shards":
+                raise ConfigError(
+                    "loader.order=shards cannot keep data.shares. Type loader.order=random, or data.shares=null"
+                )
+            parts = mixture.split(self.table, self.anchors, first_rows(self.pairing, self.table, self.anchors))
+            return MixedOrder(parts, mixture.shares, self.seed)
+        if self.order == "random":
+            return RandomOrder(self.anchors, self.seed)
+        shard = getattr(self.table.store, "shard", None)
+        if shard is None:
+            raise ConfigError(
+                f"loader.order=shards: the pictures of {self.table.name} are not in archives. Type loader.order=random"
+            )
+        return ShardOrder(self.anchors, shard[first_rows(self.pairing, self.table, self.anchors)], self.seed)
+
     def state_dict(self) -> dict[str, Any]:
         """The position in the stream: batches consumed, the same on all ranks."""
         assert self.trainer is not None
@@ -130,23 +150,40 @@ class PairDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         sampler = ExactBatchSampler(
-            self.anchors,
+            self.epoch_order(),
             self.batch_size,
-            self.seed,
             total_batches=self.trainer.max_steps * self.trainer.accumulate_grad_batches,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             consumed=self._consumed,
         )
         table, texts = self.table, self.texts
-        self.dataset = ViewDataset(table, self.pairing, self.views, self.transforms, self.seed, self.cache_bytes, texts)
-        labels = table.column("label") if table.has("label") else None
-        features = None if texts is None or texts.features is None else stored_features(table, texts.features)
+        if texts is not None:
+            texts.load()  # before the loading processes start, which then share it
+        self.dataset = ViewDataset(
+            table,
+            self.pairing,
+            self.views,
+            self.transforms,
+            self.seed,
+            self.cache_bytes,
+            texts,
+            self.scaled_decoding,
+            self.augment_in_workers,
+        )
+        features = None if texts is None else texts.features
+        if features is not None:
+            stored_features(table, features)  # what is missing is said here, not in a worker
         return DataLoader(
             self.dataset,
             batch_sampler=sampler,
             collate_fn=Collate(
-                self.views, self.transforms, labels, self.chunk, None if texts is None else table, features
+                self.views,
+                self.transforms,
+                table,
+                self.chunk,
+                features,
+                relations_of(self.pairing, table),
             ),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
@@ -161,10 +198,10 @@ class PairDataModule(pl.LightningDataModule):
         return batch
 
     def augment(self, batch: Batch, dtype: torch.dtype = torch.float32) -> Batch:
-        """Replace the uint8 views by augmented, normalised views on the same device.
+        """Replace the workers' views by augmented, normalised views on the same device.
 
-        The augmentation itself is always computed in float32. A batch in pieces keeps its uint8 views; each piece
-        is augmented when the backbone asks for it.
+        The augmentation itself is always computed in float32. A batch in pieces keeps the workers' views; each piece
+        is augmented when the backbone asks for it. Views that the workers finished only take the type asked for.
         """
         if batch.chunk:
             batch.render = partial(self._render, dtype=dtype)
@@ -175,8 +212,10 @@ class PairDataModule(pl.LightningDataModule):
     def _render(self, batch: Batch, view: int, number: int, dtype: torch.dtype) -> Tensor:
         start = number * batch.chunk
         pictures = batch.views[view][start : start + batch.chunk] if batch.chunk else batch.views[view]
+        if self.augment_in_workers:
+            return pictures.to(dtype, memory_format=self.memory_format)
         params = batch.params[view * batch.num_pieces + number].tensors
-        with _augmenting(pictures.device):
+        with augmenting(pictures.device):
             augmented = self.transforms[self.views[view].transform].device(pictures, params)
             return augmented.to(dtype, memory_format=self.memory_format)
 

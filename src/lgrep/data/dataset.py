@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lgrep.data.batch import Batch, Shipped
+from lgrep.data.cache import PictureCache
+from lgrep.data.decoding import SCALES, Decoded
 from lgrep.data.failures import LESS_MEMORY, InHand
 from lgrep.data.notices import reason_of, shown
-from lgrep.data.pairings import Pairing
-from lgrep.data.pictures import PictureError, decode
+from lgrep.data.pairings import Pairing, Relations
+from lgrep.data.pictures import PictureError
 from lgrep.data.randomness import PAIRING_STREAM, REPLACEMENT_STREAM, TEXT_STREAM, keyed_generator
 from lgrep.data.samplers import SampleKey
-from lgrep.data.table import Table
+from lgrep.data.stacking import stack_views
+from lgrep.data.table import Table, stored_features
 from lgrep.data.text import TextViews
-from lgrep.data.transforms import Transform
+from lgrep.data.transforms import Params, Transform, finish_view
 from lgrep.data.views import View
 from lgrep.errors import DataError
 
@@ -43,27 +47,17 @@ class Sample:
     text_rows: list[int] = field(default_factory=list)
 
 
-class PictureCache:
-    """Decoded pictures of one process, up to a number of bytes."""
+@dataclass
+class _Shown:
+    """A picture, and what was drawn for the views that show it, by their number."""
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self._held: dict[int, Image.Image] = {}
+    row: int
+    picture: Decoded
+    drawn: dict[int, Params]
 
-    def get(self, table: Table, row: int) -> Image.Image:
-        """The decoded RGB picture of `row`.
-
-        Raises:
-            PictureError, OSError, ValueError: the picture cannot be read.
-        """
-        picture = self._held.get(row)
-        if picture is None:
-            picture = decode(table.read(row))
-            size = 3 * picture.width * picture.height
-            if size <= self.budget:
-                self.budget -= size
-                self._held[row] = picture
-        return picture
+    @cached_property
+    def image(self) -> Image.Image:
+        return Image.fromarray(self.picture.pixels)
 
 
 class ViewDataset(Dataset[Sample]):
@@ -79,8 +73,10 @@ class ViewDataset(Dataset[Sample]):
         views: V views.
         transforms: by name.
         seed: of the run.
-        cache_bytes: decoded pictures kept per process.
+        cache_bytes: of decoded pictures that all loading processes keep together.
         texts: makes the text views; None: no text.
+        scaled: decode JPEG files at 1/2, 1/4 or 1/8 of their size where every crop still has its view's pixels.
+        finished: views are augmented and normalised here, float32, instead of on the training device.
     """
 
     def __init__(
@@ -92,6 +88,8 @@ class ViewDataset(Dataset[Sample]):
         seed: int,
         cache_bytes: int = 0,
         texts: TextViews | None = None,
+        scaled: bool = False,
+        finished: bool = False,
     ) -> None:
         self.table = table
         self.pairing = pairing
@@ -99,8 +97,10 @@ class ViewDataset(Dataset[Sample]):
         self.transforms = dict(transforms)
         self.seed = seed
         self.texts = texts
+        self.scaled = scaled
+        self.finished = finished
         self.in_hand = InHand()
-        self._cache = PictureCache(cache_bytes)
+        self._cache = PictureCache(cache_bytes, len(table))
 
     def __getitem__(self, key: SampleKey) -> Sample:
         try:
@@ -112,39 +112,47 @@ class ViewDataset(Dataset[Sample]):
     def _sample(self, epoch: int, anchor: int) -> Sample:
         rows = list(self.pairing.draw(self.table, anchor, keyed_generator(self.seed, epoch, anchor, PAIRING_STREAM)))
         replaced: list[tuple[int, int, str]] = []
-        used: dict[int, tuple[int, Image.Image]] = {}
+        shown: dict[int, _Shown] = {}
         sample = Sample([], [], [], self.pairing.group(self.table, anchor), epoch, replaced, anchor)
         for number, view in enumerate(self.views):
-            if view.picture not in used:
-                used[view.picture] = self._load(rows, view.picture, anchor, epoch, replaced)
-            row, picture = used[view.picture]
-            transform = self.transforms[view.transform]
-            rng = keyed_generator(self.seed, epoch, anchor, number)
-            params = transform.draw(rng, picture.width, picture.height)
-            sample.pixels.append(transform.worker(picture, params, view.size))
-            sample.params.append(params)
-            sample.rows.append(row)
+            if view.picture not in shown:
+                shown[view.picture] = self._load(rows, view.picture, anchor, epoch, replaced)
+            source = shown[view.picture]
+            sample.pixels.append(self._render(source, number))
+            sample.params.append(source.drawn[number])
+            sample.rows.append(source.row)
         if self.texts is not None and self.texts.pictures:
             captions = [self.table.texts(row) for row in rows]  # of the pictures that are shown, replaced ones included
             sample.text = self.texts.draw(captions, keyed_generator(self.seed, epoch, anchor, TEXT_STREAM))
             sample.text_rows = [rows[picture] for picture in self.texts.pictures]
         return sample
 
+    def _render(self, source: _Shown, number: int) -> np.ndarray[Any, Any]:
+        view, picture, params = self.views[number], source.picture, source.drawn[number]
+        transform: Any = self.transforms[view.transform]
+        crop = params
+        if picture.scale != 1:
+            height, width, _ = picture.pixels.shape
+            crop = transform.reduced(params, picture.scale, width, height)
+        takes_arrays = getattr(transform, "takes_arrays", False)
+        pixels = transform.worker(picture.pixels if takes_arrays else source.image, crop, view.size)
+        return finish_view(transform, pixels, params) if self.finished else pixels
+
     def _load(
         self, rows: list[int], place: int, anchor: int, epoch: int, replaced: list[tuple[int, int, str]]
-    ) -> tuple[int, Image.Image]:
-        """Row and picture for `rows[place]`, which becomes another row if it is broken."""
+    ) -> _Shown:
+        """The picture of `rows[place]`, which becomes another row if it is broken."""
         row = int(rows[place])
-        picture, reason = self._try(row)
-        if picture is not None:
-            return row, picture
+        source, reason = self._try(row, place, anchor, epoch)
+        if source is not None:
+            return source
         candidates = self._candidates(row, [int(other) for other in rows if other != row], anchor, epoch)
         for other in candidates:
-            picture, _ = self._try(other)
-            if picture is not None:
+            source, _ = self._try(other, place, anchor, epoch)
+            if source is not None:
                 replaced.append((row, other, reason))
                 rows[place] = other
-                return other, picture
+                return source
         raise DataError(
             f"{self.table.name}: {shown(self.table.store.locate(row))} cannot be read ({reason}), "
             f"and neither could {len(candidates)} pictures tried in its place"
@@ -159,13 +167,37 @@ class ViewDataset(Dataset[Sample]):
         ordered += [int(other) for other in rng.integers(0, len(self.table), MAX_ATTEMPTS)]
         return [other for other in dict.fromkeys(ordered) if other != row]
 
-    def _try(self, row: int) -> tuple[Image.Image | None, str]:
-        """The picture, or None and why it cannot be read."""
+    def _try(self, row: int, place: int, anchor: int, epoch: int) -> tuple[_Shown | None, str]:
+        """The picture with its views' parameters, or None and why it cannot be read."""
         self.in_hand.take(row)
+        drawn: dict[int, Params] = {}
+
+        def draw(width: int, height: int) -> int:
+            """Draws before anything is decoded; the scale at which to decode."""
+            for number, view in enumerate(self.views):
+                if view.picture == place:
+                    rng = keyed_generator(self.seed, epoch, anchor, number)
+                    drawn[number] = self.transforms[view.transform].draw(rng, width, height)
+            return self._scale(drawn)
+
         try:
-            return self._cache.get(self.table, row), ""
+            picture = self._cache.get(self.table, row, draw)
         except (PictureError, OSError, ValueError) as error:
             return None, reason_of(error)
+        if not drawn:
+            draw(picture.width, picture.height)
+        return _Shown(row, picture, drawn), ""
+
+    def _scale(self, drawn: Mapping[int, Params]) -> int:
+        """By what the picture's sides may be divided for all of these views."""
+        if not self.scaled:
+            return 1
+        room = []
+        for number, params in drawn.items():
+            view = self.views[number]
+            reducible = getattr(self.transforms[view.transform], "reducible", None)
+            room.append(1.0 if reducible is None else reducible(params, view.size))
+        return next((scale for scale in SCALES if scale <= min(room)), 1)
 
 
 class Collate:
@@ -174,34 +206,34 @@ class Collate:
     Args:
         views: V views.
         transforms: by name.
-        labels: class of each row of the table, or None.
+        table: the pictures; classes, captions' rows and stored features are looked up in it, never copied.
         chunk: anchors of a piece when the backbone sees the batch in pieces; 0: the whole.
-        captions: the table, whose captions' rows and stored features go with texts; None without text.
-        features: stored features of the table's captions [captions, D]; None without them.
+        features: column of the captions with stored features; None: not used.
+        relations: what pictures of different anchors are to each other (`lgrep.data.pairings.relations_of`).
     """
 
     def __init__(
         self,
         views: Sequence[View],
         transforms: Mapping[str, Transform],
-        labels: np.ndarray[Any, Any] | None,
+        table: Table,
         chunk: int = 0,
-        captions: Table | None = None,
-        features: np.ndarray[Any, Any] | None = None,
+        features: str | None = None,
+        relations: Relations | None = None,
     ) -> None:
-        self.captions = captions
+        self.table = table
+        self.relations = relations
         self.features = features
         self.chunk = chunk
         self.views = list(views)
         self.transforms = dict(transforms)
-        self.labels = labels
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         rows = torch.tensor([sample.rows for sample in samples], dtype=torch.long).T.contiguous()
         groups = torch.tensor([sample.group for sample in samples], dtype=torch.long)
         step = self.chunk or max(1, len(samples))
         return Batch(
-            views=[self._stack([sample.pixels[v] for sample in samples]) for v in range(len(self.views))],
+            views=[stack_views([sample.pixels[v] for sample in samples]) for v in range(len(self.views))],
             row=rows,
             group=groups.expand(len(self.views), -1).contiguous(),
             label=self._label(rows),
@@ -215,30 +247,38 @@ class Collate:
             epoch=samples[0].epoch,
             keys=torch.tensor([(sample.epoch, sample.anchor) for sample in samples], dtype=torch.long).T.contiguous(),
             **self._text(samples),
+            **self._related(samples, rows),
         )
 
-    def _text(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        if self.captions is None:
+    def _related(self, samples: Sequence[Sample], rows: Tensor) -> dict[str, Any]:
+        """`positives` and `ignore` of the batch, as far as there are any."""
+        if self.relations is None:
             return {}
-        extra: dict[str, Tensor] = {}
+        positives, ignore = self.relations(np.array([sample.anchor for sample in samples]), rows.numpy())
+        found: dict[str, Any] = {}
+        if positives is not None:
+            found["positives"] = tuple(torch.from_numpy(part) for part in positives)
+        if ignore is not None:
+            found["ignore"] = torch.from_numpy(ignore)
+        return found
+
+    def _text(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        extra: dict[str, Any] = {}
         if samples[0].text is not None:
             rows = torch.tensor([sample.text_rows for sample in samples], dtype=torch.long).T.contiguous()
-            groups = [[self.captions.caption_row(row) for row in sample.text_rows] for sample in samples]
+            groups = [[self.table.caption_row(row) for row in sample.text_rows] for sample in samples]
             extra = {
-                "text": torch.from_numpy(np.stack([sample.text for sample in samples], axis=1)),
+                "text": torch.from_numpy(np.stack([np.asarray(sample.text) for sample in samples], axis=1)),
                 "text_row": rows,
                 "text_group": torch.tensor(groups, dtype=torch.long).T.contiguous(),
             }
         if self.features is not None:
-            first = [self.captions.caption_row(sample.rows[0]) for sample in samples]
-            extra["caption_features"] = torch.from_numpy(np.asarray(self.features[first], dtype=np.float32))
+            first = [self.table.caption_row(sample.rows[0]) for sample in samples]
+            stored = stored_features(self.table, self.features)
+            extra["caption_features"] = torch.from_numpy(np.asarray(stored[first], dtype=np.float32))
         return extra
 
     def _label(self, rows: Tensor) -> Tensor:
-        if self.labels is None:
+        if not self.table.has("label"):
             return torch.full_like(rows, -1)
-        return torch.from_numpy(self.labels[rows.numpy()].astype(np.int64))
-
-    @staticmethod
-    def _stack(pixels: list[Any]) -> Tensor:
-        return torch.from_numpy(np.stack(pixels)) if isinstance(pixels[0], np.ndarray) else torch.stack(pixels)
+        return torch.from_numpy(self.table.column("label")[rows.numpy()].astype(np.int64))

@@ -49,11 +49,12 @@ class InHand:
 
 
 @contextmanager
-def named_failures(data: Any) -> Iterator[None]:
+def named_failures(data: Any, less_memory: str = LESS_MEMORY) -> Iterator[None]:
     """Turn what torch says about loading processes, and other training processes, into one short message.
 
     Args:
         data: the data module; its `dataset` (if loading has begun) knows the pictures in hand.
+        less_memory: what to type when memory ran out.
 
     Raises:
         DataError: a loading process died.
@@ -72,7 +73,9 @@ def named_failures(data: Any) -> Iterator[None]:
             raise LgrepError("another process of this run ended, or the network failed; see its own message") from error
         if died is None:
             raise
-        raise DataError(_died(int(died[1]), died[2].strip(" ."), getattr(data, "dataset", None))) from error
+        raise DataError(
+            _died(int(died[1]), died[2].strip(" ."), getattr(data, "dataset", None), less_memory)
+        ) from error
 
 
 def _last_message(error: LgrepError) -> str:
@@ -82,10 +85,10 @@ def _last_message(error: LgrepError) -> str:
     return text.rpartition(mark)[2].strip() if text.startswith("Caught ") and mark in text else text
 
 
-def _died(process: int, how: str, dataset: Any) -> str:
+def _died(process: int, how: str, dataset: Any, less_memory: str) -> str:
     row = -1 if dataset is None else dataset.in_hand.row(process)
     place = f"; the last picture it began is {shown(dataset.table.store.locate(row))}" if row >= 0 else ""
     return (
         f"a loading process died ({how.replace('is killed', 'killed')}){place}. If it is always this picture, "
-        f"remove it; if memory ran out: {LESS_MEMORY[0].lower()}{LESS_MEMORY[1:]}"
+        f"remove it; if memory ran out: {less_memory[0].lower()}{less_memory[1:]}"
     )

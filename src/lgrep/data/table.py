@@ -4,29 +4,29 @@ A set is a folder::
 
     set.json           format version, name, counts, content hash
     pictures.arrow     one row per picture (Arrow IPC, uncompressed, memory-mapped)
-    captions.arrow     one row per unique caption
+    captions.arrow     one row per unique caption; `first` is the row of its first picture
     shard-00000.zip    encoded pictures, stored without compression (.zip or .tar)
 
-`pictures.arrow` locates every picture by (shard, offset, size), so a read is one slice of a
-memory-mapped file whatever container holds it.
+`pictures.arrow` locates every picture by (shard, offset, size), so a read is one call whatever container holds it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from lgrep.data.checks import check_description, check_places, check_tables
-from lgrep.data.stores import ImageStore, RootsStore, ShardStore
+from lgrep.data.arrow_files import Shared, as_numpy, map_arrow
+from lgrep.data.checks import check_first, check_places, check_tables, read_description
+from lgrep.data.stores import ImageStore, PerRow, RootsStore, ShardStore
 from lgrep.errors import DataError
 
 FORMAT = 1
+PLACE = ("shard", "offset", "size")  # columns that say where a picture lies
 
 
 class Table:
@@ -34,19 +34,20 @@ class Table:
 
     Rows are pictures, ordered by caption, so that the pictures of caption `g` are the rows
     `members(g)`. Columns are read through `column` (pictures) and `caption_column` (captions) as NumPy
-    views of the memory map: worker processes share them without copies.
+    views of the memory map. Worker processes share them without copies, forked or spawned: a table travels as the
+    names of its files (see `lgrep.data.arrow_files.Shared`).
 
     Args:
         pictures: columns `id` (string), `group` (int32, row of the caption), plus any of `label`
             (int32, -1 = none), `family` (int32: pictures of one family are never positives of each
             other), and free ones such as `designer` or `licence`.
         captions: columns `id`, `text`, plus `texts` (list of strings: all captions of such a picture, where
-            there are several) and free ones.
+            there are several), `first` (int64, row of the first picture) and free ones.
         store: reads the encoded bytes of a picture by its row.
         name: how messages and records call the set.
         content_hash: identity of the pictures and texts, kept in records.
         starts: int64 [captions + 1], first row of each caption and the number of rows, for tables that compute
-            their columns (`RootsTable`); found from `group` when absent.
+            their columns (`RootsTable`); taken from `first`, or else found from `group`, when absent.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class Table:
         self.store = store
         self.name = name
         self.content_hash = content_hash
-        self._origin: tuple[Path, np.ndarray[Any, Any] | None] | None = None
         self._arrays: dict[tuple[str, str], np.ndarray[Any, Any]] = {}
-        self._starts = self._find_starts() if starts is None else starts
+        self._shared: dict[str, Shared] = {}
+        self._rows = len(pictures) if starts is None else int(starts[-1])
+        self._first = self._find_first() if starts is None else starts[:-1]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return self._rows
 
     @property
     def num_groups(self) -> int:
@@ -82,15 +84,19 @@ class Table:
 
     @property
     def counts(self) -> np.ndarray[Any, Any]:
-        """Pictures of every caption, int64."""
-        return np.diff(self._starts)
+        """Pictures of every caption, int64; made anew on each call."""
+        return np.diff(self._first, append=self._rows)
 
     def members(self, group: int) -> range:
         """Rows of the pictures of caption `group`."""
-        return range(int(self._starts[group]), int(self._starts[group + 1]))
+        after = group + 1
+        return range(int(self._first[group]), int(self._first[after]) if after < len(self._first) else self._rows)
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
-        """One column of the picture table as an array (zero-copy for numbers, decoded once for texts)."""
+        """One column of the picture table as an array: a view for numbers.
+
+        Texts are decoded once and kept, about 80 bytes each: for large tables take `pictures[name]`.
+        """
         return self._array("pictures", name)
 
     def caption_column(self, name: str) -> np.ndarray[Any, Any]:
@@ -107,14 +113,14 @@ class Table:
 
     def caption(self, row: int) -> str:
         """Text of the caption of picture `row`."""
-        return str(self.captions["text"][int(self._groups_of(row))].as_py())
+        return _text(self.captions["text"][int(self._groups_of(row))])
 
     def texts(self, row: int) -> list[str]:
         """Every caption of picture `row`, the first is `caption(row)`; several where the captions have `texts`."""
         if "texts" not in self.captions.column_names:
             return [self.caption(row)]
-        listed = self.captions["texts"][int(self._groups_of(row))].as_py()
-        return [str(text) for text in listed] or [self.caption(row)]
+        listed = self.captions["texts"][int(self._groups_of(row))].values or ()
+        return [_text(text) for text in listed] or [self.caption(row)]
 
     def caption_row(self, row: int) -> int:
         """Row of the caption of picture `row`."""
@@ -122,7 +128,7 @@ class Table:
 
     def identity(self, row: int) -> str:
         """Name of one picture for messages and logs."""
-        return str(self.pictures["id"][row].as_py())
+        return _text(self.pictures["id"][int(row)])
 
     def select(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Table:
         """The table of these pictures only; captions left without a picture are dropped.
@@ -135,21 +141,24 @@ class Table:
         position = pictures.column_names.index("group")
         pictures = pictures.set_column(position, "group", pa.array(new_group.astype(np.int32)))
         captions = self.captions.take(pa.array(old_groups)).combine_chunks()
+        if "first" in captions.column_names:
+            first = np.searchsorted(new_group, np.arange(len(old_groups)))
+            captions = captions.set_column(captions.column_names.index("first"), "first", pa.array(first, pa.int64()))
         digest = hashlib.sha256(self.content_hash.encode() + picked.tobytes()).hexdigest()[:16]
-        selected = Table(pictures, captions, self.store.subset(picked), self.name, digest)
-        if self._origin is not None:
-            folder, before = self._origin
-            selected._origin = (folder, picked if before is None else before[picked])
-        return selected
+        return Table(pictures, captions, self.store.subset(picked), self.name, digest)
 
-    def _find_starts(self) -> np.ndarray[Any, Any]:
+    def _find_first(self) -> np.ndarray[Any, Any]:
+        if "first" in self.captions.column_names:
+            first = self._array("captions", "first")
+            check_first(self.name, first, self.group)
+            return first
         group = self.group
-        if (group[1:] < group[:-1]).any():
+        if any((block[1:] < block[:-1]).any() for block in _overlapping(group)):
             raise DataError(f"{self.name}: the rows of pictures.arrow must be ordered by 'group'")
-        return np.searchsorted(group, np.arange(self.num_groups + 1))
+        return np.searchsorted(group, np.arange(self.num_groups))
 
     def _groups_of(self, rows: int | np.ndarray[Any, Any]) -> Any:
-        return np.searchsorted(self._starts, rows, side="right") - 1
+        return self.group[rows]
 
     def _take(self, rows: np.ndarray[Any, Any]) -> pa.Table:
         """Columns of some pictures."""
@@ -157,14 +166,24 @@ class Table:
 
     def _array(self, which: str, name: str) -> np.ndarray[Any, Any]:
         if (which, name) not in self._arrays:
-            self._arrays[which, name] = _as_numpy(getattr(self, which), name)
+            self._arrays[which, name] = as_numpy(getattr(self, which)[name])
         return self._arrays[which, name]
 
     def __reduce__(self) -> Any:
-        """Spawned workers reopen a set from its folder, so that its memory map stays shared."""
-        if self._origin is not None:
-            return _reopen, self._origin
-        return Table, (self.pictures, self.captions, self.store, self.name, self.content_hash)
+        for name in _PARTS:
+            self._shared.setdefault(name, Shared(getattr(self, name)))
+        rest = {name: value for name, value in self.__dict__.items() if name not in (*_PARTS, "_arrays", "_shared")}
+        return _restored, (type(self), rest, {name: self._shared[name] for name in _PARTS})
+
+
+_PARTS = ("pictures", "captions", "_first")
+
+
+def _restored(kind: type[Table], rest: dict[str, Any], shared: dict[str, Shared]) -> Table:
+    """A table that travelled, as it was; what was checked once is not checked again."""
+    table = kind.__new__(kind)
+    table.__dict__.update(rest, _arrays={}, _shared=shared, **{name: part.value for name, part in shared.items()})
+    return table
 
 
 class RootsTable(Table):
@@ -187,9 +206,6 @@ class RootsTable(Table):
     ) -> None:
         super().__init__(pa.table({}), captions, store, name, content_hash, starts)
 
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
     @property
     def group(self) -> np.ndarray[Any, Any]:
         """Row of the caption of every picture; made anew on each call (4 bytes per picture)."""
@@ -198,12 +214,12 @@ class RootsTable(Table):
     def identity(self, row: int) -> str:
         return self.store.identity(row)
 
+    def _groups_of(self, rows: int | np.ndarray[Any, Any]) -> Any:
+        return np.searchsorted(self._first, rows, side="right") - 1
+
     def _take(self, rows: np.ndarray[Any, Any]) -> pa.Table:
         ids = pa.array([self.identity(int(row)) for row in rows], pa.string())
         return pa.table({"id": ids, "group": pa.array(self._groups_of(rows).astype(np.int32))})
-
-    def __reduce__(self) -> Any:
-        return RootsTable, (self.store, self.captions, self._starts, self.name, self.content_hash)
 
 
 def stored_features(table: Table, name: str) -> np.ndarray[Any, Any]:
@@ -223,11 +239,6 @@ def stored_features(table: Table, name: str) -> np.ndarray[Any, Any]:
     return table.caption_column(name)
 
 
-def _reopen(folder: Path, rows: np.ndarray[Any, Any] | None) -> Table:
-    table = open_set(folder)
-    return table if rows is None else table.select(rows)
-
-
 def open_set(folder: str | Path) -> Table:
     """Open a picture set written by `write_set`.
 
@@ -235,50 +246,46 @@ def open_set(folder: str | Path) -> Table:
         DataError: the folder is missing, incomplete, damaged or of a newer format.
     """
     folder = Path(folder)
-    about = _description(folder)
-    pictures = _open_arrow(folder / "pictures.arrow")
-    captions = _open_arrow(folder / "captions.arrow")
+    about = read_description(folder, FORMAT)
+    shards = [folder / name for name in about["shards"]]
+    return open_tables(folder, about, lambda rows: ShardStore(shards, *(as_numpy(rows[name]) for name in PLACE)))
+
+
+def open_tables(folder: Path, about: dict[str, Any], store_of: Callable[[pa.Table], ImageStore]) -> Table:
+    """The table of `pictures.arrow` and `captions.arrow` in a folder.
+
+    Args:
+        folder: holds both files.
+        about: `name`, `content_hash`, `shards` (one entry for each number of the column `shard`) and, if known, the
+            numbers of `pictures` and `captions`.
+        store_of: makes the store from the rows of `pictures.arrow`.
+
+    Raises:
+        DataError: missing or damaged files.
+    """
+    files = {name: folder / f"{name}.arrow" for name in ("pictures", "captions")}
+    pictures, captions = map_arrow(files["pictures"]), map_arrow(files["captions"])
     check_tables(folder, about, pictures, captions)
-    store = ShardStore(
-        [folder / name for name in about["shards"]],
-        shard=_as_numpy(pictures, "shard"),
-        offset=_as_numpy(pictures, "offset"),
-        size=_as_numpy(pictures, "size"),
-    )
-    check_places(folder, store.shards, pictures)
+    store = store_of(pictures)
+    if isinstance(store, ShardStore):
+        check_places(folder, store.shards, pictures)
+    if isinstance(store, PerRow):
+        store.shared = {name: Shared(getattr(store, name), files["pictures"], name) for name in store.per_row}
     table = Table(pictures, captions, store, about["name"], about["content_hash"])
-    table._origin = (folder, None)
+    table._shared = {name: Shared(getattr(table, name), file) for name, file in files.items()}
+    if "first" in captions.column_names:
+        table._shared["_first"] = Shared(table._first, files["captions"], "first")
     return table
 
 
-def _description(folder: Path) -> dict[str, Any]:
-    path = folder / "set.json"
-    if not path.is_file():
-        raise DataError(f"no picture set in {folder}: it has no set.json (lgrep.data.shards.write_set makes sets)")
+def _text(value: pa.Scalar) -> str:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    return check_description(path, about, FORMAT)
+        return str(value.as_py())
+    except UnicodeDecodeError:  # a damaged byte
+        return str(value.as_buffer().to_pybytes().decode("utf-8", "replace"))
 
 
-def _open_arrow(path: Path) -> pa.Table:
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
-        table.validate(full=True)  # a wrong offset of a text would crash the process that reads it
-        table.schema.names  # noqa: B018 (decodes them)
-    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise DataError(f"cannot read {path}: {str(error).splitlines()[0]}. Copy the set again") from error
-    return table
-
-
-def _as_numpy(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
-    column = table[name]
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
-    if pa.types.is_fixed_size_list(array.type):
-        flat: np.ndarray[Any, Any] = array.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(array), array.type.list_size)
-    values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
-    return values
+def _overlapping(values: np.ndarray[Any, Any], rows: int = 2**20) -> Iterator[np.ndarray[Any, Any]]:
+    """Blocks of an array; each begins with the last value of the one before."""
+    for start in range(0, len(values), rows):
+        yield values[max(0, start - 1) : start + rows]

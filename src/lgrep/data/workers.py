@@ -1,7 +1,8 @@
-"""How loading processes answer signals."""
+"""Loading processes: how many there is room for, and how they answer signals."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 GRACE = 30  # seconds that a worker outlives a SIGTERM
@@ -15,3 +16,8 @@ def outlive_signals(_: int = 0) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -87,6 +87,14 @@ def row_offset(local_rows: int) -> int:
     return global_rows(local_rows).offset
 
 
+def anchor_places(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Long [count]: numbers of this process's anchors that no other process has, as positional labels.
+
+    Ranks may hold different numbers of anchors; a stride above all of them keeps the places distinct.
+    """
+    return torch.arange(count, device=device) + world()[0] * 2**32
+
+
 @overload
 def gather(tensor: Tensor, /, *, rows: Rows | None = None) -> Tensor: ...
 @overload
@@ -262,6 +270,7 @@ __all__: Sequence[str] = [
     "GRADIENTS",
     "Gradients",
     "Rows",
+    "anchor_places",
     "gather",
     "gather_keys",
     "gather_with_gradient",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
-from lgrep.errors import LgrepError
-from lgrep.losses.gather import sum_over_processes, world
+from lgrep.errors import ConfigError, LgrepError
+from lgrep.losses.gather import row_offset, sum_over_processes, world
+from lgrep.methods.language.base import LanguageObjective
 from lgrep.methods.modules.chunks import encode_in_chunks
 from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
 
@@ -73,7 +75,8 @@ class Method(pl.LightningModule):
     1. torch is seeded from (seed, step, rank), so that a resumed run draws the same numbers;
     2. `training_loss(batch)` (teachers and memories that feed this step's loss are updated inside it);
     3. backward, gradient all-reduce, optimiser step, learning-rate step;
-    4. `after_step()` (teachers that follow the updated weights, parameter clamps);
+    4. `after_step()` of the method (teachers that follow the updated weights), then of its language objective
+       (its teacher, then the clamp of the logit scales);
     5. callbacks, with detached features and embeddings.
 
     Attributes:
@@ -81,17 +84,22 @@ class Method(pl.LightningModule):
         min_views: fewest views.
         min_anchors: fewest anchors of a global batch.
         needs_text: whether batches must carry captions.
+        uses_relations: whether the objective reads `Batch.positives` and `Batch.ignore` (neighbours in the batch).
+        needs_labels: whether pictures must have classes; the constructor then gets their number, `num_classes`.
     """
 
     exact_views: ClassVar[int | None] = None
     min_views: ClassVar[int] = 1
     min_anchors: ClassVar[int] = 2
     needs_text: ClassVar[bool] = False
+    uses_relations: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
         self.optimisation: Optimisation | None = None
+        self.language: LanguageObjective | None = None
         self.seed = 0
         self.check_finite = False  # waits for the device in every step: debug=true turns it on
         self.image: dict[str, Any] = {}
@@ -104,23 +112,67 @@ class Method(pl.LightningModule):
     def after_step(self) -> None:
         """Side effects that follow the optimiser step."""
 
-    def encode(self, batch: Batch) -> Tensor:
-        """Features [V * B, D] of all views, view-major; one backbone pass per resolution, or piece by piece."""
+    def resting(self) -> Sequence[Tensor]:
+        """Parameters that this step's optimiser leaves as they are, although the loss reaches them."""
+        return ()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for parameter in self.resting():
+            parameter.grad = None
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's optimiser steps that are done, 0 to 1; 0 outside a run."""
+        total = self.optimisation.total_steps if self.optimisation is not None else 0
+        return min(1.0, self.steps_done / total) if total else 0.0
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps done so far; 0 outside a run."""
+        return int(self.global_step) if self._trainer is not None else 0
+
+    def encode(self, batch: Batch, backbone: nn.Module | None = None) -> Tensor:
+        """Features [V * B, D] of all views, view-major; one backbone pass per resolution, or piece by piece.
+
+        Args:
+            batch: some views are encoded by `batch.select(views)`.
+            backbone: another one than the method's, such as a teacher's.
+        """
+        backbone = self.backbone if backbone is None else backbone
         if batch.chunk:
-            return encode_in_chunks(self.backbone, batch)
-        sizes = list(dict.fromkeys(view.shape[-1] for view in batch.views))
-        if len(sizes) == 1:
-            features: Tensor = self.backbone(torch.cat(batch.views))
+            return encode_in_chunks(backbone, batch)
+        by_size = views_by_size(batch)
+        if len(by_size) == 1:
+            features: Tensor = backbone(torch.cat(batch.views))
             return features
-        by_size = {size: [v for v, view in enumerate(batch.views) if view.shape[-1] == size] for size in sizes}
         chunks: dict[int, Tensor] = {}
         for views in by_size.values():
-            features = self.backbone(torch.cat([batch.views[v] for v in views]))
+            features = backbone(torch.cat([batch.views[v] for v in views]))
             chunks.update(zip(views, features.chunk(len(views)), strict=True))
         return torch.cat([chunks[v] for v in range(batch.num_views)])
 
+    def objective(self, batch: Batch) -> StepOutput:
+        """The method's own loss and that of its language objective, if it has one; features of all views."""
+        if self.language is None:
+            return self.training_loss(batch)
+        views = range(batch.num_views)
+        shown = list(views if self.language.image_views is None else self.language.image_views)
+        output = self.training_loss(batch.select(shown))
+        features = dict(zip(shown, output.features.chunk(len(shown)), strict=True))
+        others = [v for v in views if v not in shown]
+        if others:
+            features.update(zip(others, self.encode(batch.select(others)).chunk(len(others)), strict=True))
+        sources = features
+        if self.language.source == "embeddings":
+            sources = dict(zip(shown, output.embeddings.chunk(len(shown)), strict=True))
+        matched = list(views if self.language.views is None else self.language.views)
+        loss, parts = self.language([sources[v] for v in matched], batch)
+        parts = {"image_loss": output.loss, "language_loss": loss, **output.parts, **parts}
+        total = output.loss + self.language.weight * loss
+        return StepOutput(total, torch.cat([features[v] for v in views]), output.embeddings, parts)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        output = self.training_loss(batch)
+        output = self.objective(batch)
         if self.check_finite:
             check_finite(output, self.global_step)
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -136,6 +188,8 @@ class Method(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         self.after_step()
+        if self.language is not None:
+            self.language.after_step()
 
     def configure_optimizers(self) -> Any:
         assert self.optimisation is not None, "build methods with lgrep.training, or set `optimisation`"
@@ -155,6 +209,44 @@ class Method(pl.LightningModule):
             "step": self.global_step,
             "budget": {"steps": self.global_step, **{k: v * self.global_step for k, v in self.budget_per_step.items()}},
         }
+
+
+def check_classes(number: int) -> None:
+    """Refuses data without classes.
+
+    Raises:
+        ConfigError: fewer than two.
+    """
+    if number < 2:
+        raise ConfigError(
+            f"this method learns from classes, and the data have {number}. Type data.labels=folder (data=folder), or "
+            "another method such as method=simclr"
+        )
+
+
+def relations_between(
+    batch: Batch, rows: int
+) -> tuple[tuple[Tensor, Tensor, Tensor] | None, tuple[Tensor, Tensor] | None]:
+    """The batch's positives (anchor, other, weight) and ignored pairs, the other side counted over all processes.
+
+    Args:
+        batch: its pairs are places among this process's `rows` embeddings.
+        rows: embeddings of this process.
+    """
+    if batch.positives is None and batch.ignore is None:
+        return None, None
+    offset = row_offset(rows)
+    positives = None
+    if batch.positives is not None:
+        (anchor, other), weight = batch.positives
+        positives = (anchor, other + offset, weight)
+    return positives, None if batch.ignore is None else (batch.ignore[0], batch.ignore[1] + offset)
+
+
+def views_by_size(batch: Batch) -> dict[int, list[int]]:
+    """Numbers of the views of each resolution, largest resolution first."""
+    sizes = sorted({view.shape[-1] for view in batch.views}, reverse=True)
+    return {size: [v for v, view in enumerate(batch.views) if view.shape[-1] == size] for size in sizes}
 
 
 def check_finite(output: StepOutput, step: int) -> None:

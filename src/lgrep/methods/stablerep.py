@@ -8,8 +8,8 @@ from pydantic import PositiveFloat, PositiveInt
 from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
 from lgrep.losses import multi_positive_contrastive
-from lgrep.losses.gather import world
-from lgrep.methods.base import Method, StepOutput
+from lgrep.losses.gather import anchor_places
+from lgrep.methods.base import Method, StepOutput, relations_between
 from lgrep.methods.modules.heads import MLPHead, apply_per_view
 
 
@@ -26,6 +26,7 @@ class StableRep(Method):
     """
 
     min_views = 2
+    uses_relations = True
 
     def __init__(
         self,
@@ -43,12 +44,13 @@ class StableRep(Method):
     def training_loss(self, batch: Batch) -> StepOutput:
         features = self.encode(batch)
         embeddings = apply_per_view(self.projector, features, batch.num_views)
-        loss = multi_positive_contrastive(embeddings, self._labels(batch), self.temperature)
+        positives, ignore = relations_between(batch, len(embeddings))
+        loss = multi_positive_contrastive(
+            embeddings, self._labels(batch), self.temperature, positives=positives, ignore=ignore
+        )
         return StepOutput(loss, features, embeddings, {})
 
     def _labels(self, batch: Batch) -> torch.Tensor:
         if not self.positional_labels:
             return batch.group.flatten()
-        # Ranks may hold different numbers of anchors; a stride above all of them keeps the places distinct.
-        place = torch.arange(batch.num_anchors, device=batch.row.device) + world()[0] * 2**32
-        return place.repeat(batch.num_views)
+        return anchor_places(batch.num_anchors, batch.row.device).repeat(batch.num_views)

@@ -22,10 +22,14 @@ from lgrep.config.spec import build
 from lgrep.data.datamodule import PairDataModule
 from lgrep.data.failures import named_failures
 from lgrep.data.samplers import check_batch_size
+from lgrep.data.table import stored_features
+from lgrep.errors import DataError
 from lgrep.loggers import MetricsFile, Tracker
 from lgrep.methods.base import Method, Optimisation
+from lgrep.methods.language import LanguageObjective, Modalities
 from lgrep.optim import scaled_lr
 from lgrep.records import git_commit, hardware, versions, weights_hash
+from lgrep.training.augmentation import augments_in_workers
 from lgrep.training.folder import RunFolder
 from lgrep.training.hardware import check_chunks, check_hardware
 from lgrep.training.length import published_schedule, run_length
@@ -51,6 +55,10 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     _quiet_lightning()
     # Deterministic mode would fill every new tensor with NaN, which costs time and finds no error here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if config.doctor:
+        from lgrep.training.doctor import examine  # builds runs with the functions below
+
+        return examine(resolved)
     fresh = config.resume == "never"
     folder = RunFolder.of(config.paths.runs, resolved.name, resolved.values, fresh, rank=_rank())
     finished = folder.summary
@@ -104,6 +112,9 @@ def build_data(resolved: Resolved) -> PairDataModule:
         torch.channels_last if resolved.config.trainer.channels_last else torch.contiguous_format,
         resolved.config.trainer.chunk_size,
         resolved.texts,
+        loader.order,
+        loader.decode == "scaled",
+        augments_in_workers(resolved.config)[0],
     )
 
 
@@ -117,7 +128,11 @@ def build_method(resolved: Resolved, data: PairDataModule) -> Method:
     size = config.backbone.image_size or data.views[0].size
     backbone = build_backbone(config.backbone.name, size, config.backbone.pretrained, **config.backbone.options)
     check_chunks(config.trainer, backbone)
-    method: Method = build(config.method, backbone=backbone)
+    if resolved.method.needs_labels:
+        _check_labels(data)
+    method: Method = build(config.method, backbone=backbone, num_classes=data.num_classes)
+    if config.language:
+        method.language = build_language(resolved, data, method)
     if config.trainer.sync_batchnorm:
         convert_batchnorm(method)
     if config.trainer.channels_last:
@@ -129,6 +144,35 @@ def build_method(resolved: Resolved, data: PairDataModule) -> Method:
     transform = data.transforms[data.views[0].transform]
     method.image = {"size": data.views[0].size, "mean": list(transform.mean), "std": list(transform.std)}
     return method
+
+
+def _check_labels(data: PairDataModule) -> None:
+    """Refuses pictures without a class for a method that learns from classes."""
+    table = data.table
+    without = int((table.column("label") < 0).sum()) if table.has("label") else len(table)
+    if without:
+        raise DataError(
+            f"{without:,} of {len(table):,} pictures of {table.name} have no class, and this method learns from classes. "
+            "Type data.where.label.min=0 to leave them out, or another method such as method=simclr"
+        )
+
+
+def build_language(resolved: Resolved, data: PairDataModule, method: Method) -> LanguageObjective:
+    """The language objective of a method that is otherwise complete."""
+    texts = resolved.texts
+    assert texts is not None
+    caption_dim = stored_features(data.table, texts.features).shape[1] if texts.features is not None else 0
+    modalities = Modalities(
+        image_dim=method.backbone.dim,
+        embedding_dim=getattr(getattr(method, "projector", None), "out_dim", 0),
+        vocab_size=texts.tokenizer.vocab_size,
+        context_length=texts.tokenizer.context_length,
+        caption_dim=caption_dim,
+        texts=len(texts.pictures),
+    )
+    objective: LanguageObjective = build(resolved.config.language, modalities=modalities)
+    objective.attach(method.backbone)
+    return objective
 
 
 def budget_per_step(method: Method, data: PairDataModule) -> dict[str, int]:

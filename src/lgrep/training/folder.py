@@ -15,7 +15,7 @@ from lgrep.errors import ConfigError
 from lgrep.records import write_text
 
 # Settings that do not change what is computed; a run continues in its folder when they differ.
-OPERATIONAL = ("name", "resume", "debug", "paths", "logger", "checkpoint")
+OPERATIONAL = ("name", "resume", "debug", "doctor", "paths", "logger", "checkpoint")
 OPERATIONAL_NESTED = {"loader": ("workers", "cache_mb"), "trainer": ("log_every_n_steps",)}
 
 

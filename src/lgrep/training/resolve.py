@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pytorch_lightning.strategies import StrategyRegistry
 
 from lgrep.config.compose import parse
 from lgrep.config.schema import TrainConfig
+from lgrep.config.sources import build_source, source_spec
 from lgrep.config.spec import build, import_target, validate_spec
 from lgrep.data.pairings import Pairing
 from lgrep.data.sources import Source
 from lgrep.data.text import TextViews
 from lgrep.data.transforms import Transform
+from lgrep.data.transforms.one_of import combinations
 from lgrep.data.views import View, describe_views, expand_views
 from lgrep.errors import ConfigError, did_you_mean
 
@@ -59,9 +61,11 @@ def resolve(values: dict[str, Any], choices: dict[str, str]) -> Resolved:
         ConfigError: unknown keys, wrong values, or choices that contradict each other.
     """
     config = parse(TrainConfig, values)
-    config.data = validate_spec(config.data, "data")
+    config.data = source_spec(config.data)
     config.pairing = validate_spec(config.pairing, "pairing")
-    config.method = validate_spec(config.method, "method", injected=("backbone",))
+    config.method = validate_spec(config.method, "method", injected=("backbone", "num_classes"))
+    if config.language:
+        config.language = validate_spec(config.language, "language", injected=("modalities",))
     config.augment.transforms = {
         name: validate_spec(node, f"augment.transforms.{name}") for name, node in config.augment.transforms.items()
     }
@@ -72,16 +76,45 @@ def resolve(values: dict[str, Any], choices: dict[str, str]) -> Resolved:
     pairing = build(config.pairing)
     transforms = {name: build(node) for name, node in config.augment.transforms.items()}
     views = expand_views(config.augment.views, pairing.pictures, transforms)
+    transforms |= combinations([view.transform for view in views], transforms)
     method = import_target(config.method["_target_"], "method")
-    _check_views(method, views)
-    if config.text:
-        config.text = validate_spec(config.text, "text")
-    texts = build(config.text) if config.text else None
-    _check_text(method, texts, pairing.pictures)
+    _check_views(method, _image_views(config, views))
+    texts = _text_views(config)
+    _check_relations(method, pairing)
+    _check_text(method, bool(config.language), texts, pairing.pictures)
     _check_batch(method, config.loader.batch_size)
     _check_library(config.backbone.name)
     _check_strategy(config.trainer.strategy)
-    return Resolved(config, values, choices, build(config.data), pairing, transforms, views, texts, method)
+    return Resolved(config, values, choices, build_source(config.data), pairing, transforms, views, texts, method)
+
+
+def _text_views(config: TrainConfig) -> TextViews | None:
+    """Text views, their transforms checked and built first; `config.text` becomes the checked node."""
+    if not config.text:
+        return None
+    rest = {key: value for key, value in config.text.items() if key != "transforms"}
+    nodes = config.text.get("transforms") or {}
+    if not isinstance(nodes, dict):
+        raise ConfigError(f"text.transforms: got {nodes!r}, expected a mapping of names to nodes with _target_")
+    config.text = validate_spec(rest, "text", injected=("transforms",))
+    if not nodes:
+        return cast(TextViews, build(config.text))
+    checked = {name: validate_spec(node, f"text.transforms.{name}") for name, node in nodes.items()}
+    texts = build(config.text, transforms={name: build(node) for name, node in checked.items()})
+    config.text = {**config.text, "transforms": checked}
+    return cast(TextViews, texts)
+
+
+def _image_views(config: TrainConfig, views: list[View]) -> list[View]:
+    """The views that the method's own objective sees: all, unless the language objective keeps some for itself."""
+    asked = {name: config.language.get(name) for name in ("views", "image_views")}
+    for name, chosen in asked.items():
+        if chosen is not None and (not chosen or max(chosen) >= len(views)):
+            raise ConfigError(
+                f"language.{name}={list(chosen)}: augment.views gives the views 0 to {len(views) - 1} "
+                f"({describe_views(views)}). Choose among them, or another augment=..."
+            )
+    return views if asked["image_views"] is None else [views[v] for v in asked["image_views"]]
 
 
 def _check_views(method: type[Any], views: list[View]) -> None:
@@ -99,9 +132,20 @@ def _check_views(method: type[Any], views: list[View]) -> None:
         )
 
 
-def _check_text(method: type[Any], texts: TextViews | None, pictures: int) -> None:
-    if getattr(method, "needs_text", False) and (texts is None or not (texts.pictures or texts.features)):
-        raise ConfigError(f"{method.__name__} needs captions, but text=none gives it none. Type text=clip")
+def _check_relations(method: type[Any], pairing: Pairing) -> None:
+    asked = getattr(pairing, "in_batch", "negative")
+    if asked != "negative" and not getattr(method, "uses_relations", False):
+        raise ConfigError(
+            f"pairing.in_batch={asked}: {method.__name__} takes all other pictures of a batch alike. "
+            "Type pairing.in_batch=negative, or method=stablerep, which reads such pairs"
+        )
+
+
+def _check_text(method: type[Any], language: bool, texts: TextViews | None, pictures: int) -> None:
+    if getattr(method, "needs_text", False) and not language:
+        raise ConfigError(f"{method.__name__} has no objective of its own. Type language=clip")
+    if language and texts is None:
+        raise ConfigError("language=... needs captions, but text=none gives it none. Type text=clip")
     asked = max(texts.pictures, default=0) if texts is not None else 0
     if asked >= pictures:
         raise ConfigError(

@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 from lgrep.data.datamodule import PairDataModule
 from lgrep.data.views import describe_views
 from lgrep.methods.base import Method
+from lgrep.training.augmentation import augments_in_workers
 from lgrep.training.resolve import Resolved
 
 
@@ -50,6 +51,7 @@ def show_start(
         f"{plan.total_steps} steps = {plan.total_steps / steps_per_epoch:.1f} epochs of {steps_per_epoch} steps, {plan.warmup_steps:g} of them warm-up",
     )
     grid.add_row("loader", f"{data.workers} worker(s) per process")
+    grid.add_row("augmentation", augments_in_workers(config)[1])
     if resumed:
         grid.add_row("resume", f"goes on after step {resumed}, at the same place in the data")
     Console(width=140, highlight=False).print(grid)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
 from lgrep.data.transforms import blur, color
+from lgrep.data.transforms.host import Canvas
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}
 SELECTIONS = {"none": [], "some": [1, 4, 9], "all": list(range(10)), "unsorted": [8, 0, 3]}
@@ -164,3 +165,64 @@ def test_leaving_the_hue_step_out_equals_zero_shifts(pictures: Tensor) -> None:
     index = [(orders[:, p] == color.HUE).nonzero()[:, 0] for p in range(4)]
     shifted = color.jitter_(pictures.clone(), factors, orders, index)
     torch.testing.assert_close(color.jitter_(pictures.clone(), factors, orders, index, shift_hue=False), shifted)
+
+
+def on_canvas(picture: Tensor, change) -> Tensor:
+    canvas = Canvas(*picture.shape[1:])
+    canvas.pixels[:] = picture.permute(1, 2, 0).numpy()
+    change(canvas)
+    return torch.from_numpy(canvas.pixels.transpose(2, 0, 1).copy())
+
+
+CANVAS = {
+    "grayscale": (lambda c: c.grayscale(), lambda x: reference.rgb_to_grayscale(x, 3)),
+    "brightness": (
+        lambda c: c.jitter([1.7, 0, 0, 0], [color.BRIGHTNESS]),
+        lambda x: reference.adjust_brightness(x, 1.7),
+    ),
+    "contrast": (lambda c: c.jitter([0, 1.7, 0, 0], [color.CONTRAST]), lambda x: reference.adjust_contrast(x, 1.7)),
+    "no contrast": (lambda c: c.jitter([0, 0.0, 0, 0], [color.CONTRAST]), lambda x: reference.adjust_contrast(x, 0.0)),
+    "saturation": (
+        lambda c: c.jitter([0, 0, 1.7, 0], [color.SATURATION]),
+        lambda x: reference.adjust_saturation(x, 1.7),
+    ),
+    "blur": (lambda c: c.blur(1.7, 7), lambda x: reference.gaussian_blur(x, [15, 15], [1.7, 1.7])),
+    "slight blur": (lambda c: c.blur(0.3, 7), lambda x: reference.gaussian_blur(x, [15, 15], [0.3, 0.3])),
+    "solarise": (lambda c: c.solarise(0.4), lambda x: reference.solarize(x, 0.4)),
+    "normalise": (
+        lambda c: c.normalise((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+        lambda x: reference.normalize(x, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]),
+    ),
+}
+
+
+@pytest.mark.parametrize("operation", CANVAS)
+def test_operations_of_a_single_picture(pictures: Tensor, operation: str) -> None:
+    change, expected = CANVAS[operation]
+    for picture in pictures:
+        torch.testing.assert_close(on_canvas(picture, change), expected(picture), **TOLERANCE)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.31, -0.1, 0.0, 0.05, 0.27, 0.5])
+def test_hue_of_a_single_picture(pictures: Tensor, shift: float) -> None:
+    levels = [0.0, 0.25, 0.5, 1.0]
+    ties = torch.tensor(list(itertools.product(levels, repeat=3))).T.reshape(3, 8, 8)
+    for picture in (*pictures, ties):
+        result = on_canvas(picture, lambda canvas: canvas.hue(shift))
+        torch.testing.assert_close(result, reference.adjust_hue(picture, shift), **TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (1, 6), (2, 2), (1, 1), (7, 8)])
+def test_blur_of_single_pictures_smaller_than_the_radius(shape: tuple[int, int]) -> None:
+    picture = torch.rand(3, *shape, generator=torch.Generator().manual_seed(2))
+    expected = blur.gaussian_blur(picture[None], torch.tensor([1.7]), 7)[0]  # held against a band matrix above
+    torch.testing.assert_close(on_canvas(picture, lambda canvas: canvas.blur(1.7, 7)), expected, **TOLERANCE)
+
+
+def test_loading_a_view_flips_and_scales() -> None:
+    view = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    for flip in (False, True):
+        canvas = Canvas(5, 7)
+        canvas.load(view.numpy(), flip)
+        expected = (view.flip(-1) if flip else view) / 255
+        assert torch.equal(torch.from_numpy(canvas.pixels.transpose(2, 0, 1).copy()), expected)

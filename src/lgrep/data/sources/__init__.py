@@ -9,10 +9,17 @@ from typing import Protocol
 
 from lgrep.data.probe import ProbeTables
 from lgrep.data.sources.caption_folders import CaptionFolders
+from lgrep.data.sources.clip_rocket import ClipRocketSource
 from lgrep.data.sources.emoji import EmojiSource
 from lgrep.data.sources.folder import FolderSource
+from lgrep.data.sources.imagenet import ImageNetSource
+from lgrep.data.sources.lgssl import LgsslSource
+from lgrep.data.sources.parquet import ParquetSource
 from lgrep.data.sources.published import PublishedSchedule
+from lgrep.data.sources.redcaps import RedCapsSource
 from lgrep.data.sources.shards import ShardSource
+from lgrep.data.sources.webdataset import WebDataset
+from lgrep.data.sources.zips import ZipSource
 from lgrep.data.table import Table
 
 
@@ -35,4 +42,18 @@ class Source(Protocol):
         ...
 
 
-__all__ = ["CaptionFolders", "EmojiSource", "FolderSource", "PublishedSchedule", "ShardSource", "Source"]
+__all__ = [
+    "CaptionFolders",
+    "ClipRocketSource",
+    "EmojiSource",
+    "FolderSource",
+    "ImageNetSource",
+    "LgsslSource",
+    "ParquetSource",
+    "PublishedSchedule",
+    "RedCapsSource",
+    "ShardSource",
+    "Source",
+    "WebDataset",
+    "ZipSource",
+]

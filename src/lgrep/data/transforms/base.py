@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -24,6 +25,10 @@ class Transform(Protocol):
     `draw` and `worker` run per picture in a data-loading worker, `collate` per batch there, `device` per
     batch where the model is. Randomness is in `draw` only, so that any of the other steps can be repeated
     elsewhere with the same result.
+
+    A transform may offer more, which is used where it is there: `takes_arrays = True` (`worker` takes arrays
+    [H, W, 3] besides Pillow's pictures), `finish(view, params)` (what `device` does, for one view on the CPU), and
+    `reducible` with `reduced` (smaller pictures will do; see `Recipe`).
 
     Attributes:
         mean, std: per channel, of pictures in [0, 1]; what `device` normalises with.
@@ -58,6 +63,33 @@ def channels(values: Sequence[float]) -> Channels:
     """Three floats from any sequence, such as a list from a configuration file."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue
+
+
+@contextmanager
+def augmenting(device: torch.device) -> Iterator[None]:
+    """Float32 whatever the training's precision; on the CPU one thread, which many small operations prefer."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    if device.type == "cpu" and threads != 1:
+        torch.set_num_threads(1)
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+
+
+def finish_view(transform: Transform, view: NDArray[Any], params: Mapping[str, Any]) -> NDArray[np.float32]:
+    """What `transform.device` does with one worker's view, on the CPU: normalised float32 [3, size, size]."""
+    finish = getattr(transform, "finish", None)
+    if finish is not None:
+        result: NDArray[np.float32] = finish(view, params)
+        return result
+    with augmenting(torch.device("cpu")):
+        batch = transform.device(torch.from_numpy(view).unsqueeze(0), transform.collate([params]))
+        return np.asarray(batch.squeeze(0))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as torchvision rounds it
 _CPU_BLOCK = 2**19  # floats; the temporaries of such a block stay in two cores' L2 caches
 
 
@@ -22,9 +23,9 @@ def block_length(pictures: Tensor, floats: int = _CPU_BLOCK) -> int:
 
 
 def luma(pictures: Tensor, out: Tensor | None = None) -> Tensor:
-    """Grey value [n, H, W] with the ITU-R 601 weights (0.2989, 0.587, 0.114)."""
+    """Grey value [n, H, W] with the weights `LUMA`."""
     red, green, blue = pictures.unbind(1)
-    return torch.mul(red, 0.2989, out=out).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+    return torch.mul(red, LUMA[0], out=out).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def blend_(

@@ -5,22 +5,28 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from lgrep.data.transforms import color
+from lgrep.data.transforms import color, host
 from lgrep.data.transforms.base import IMAGENET_MEAN, IMAGENET_STD, Channels, Params, channels
 from lgrep.data.transforms.blur import blur_, kernel_radius
 from lgrep.data.transforms.crop import (
     CROP_DRAWS,
     Interpolation,
+    Picture,
+    as_image,
+    as_pixels,
+    cut,
     random_crop_box,
+    reduced_box,
+    resize_pixels,
+    resize_pixels_short_side,
     resize_short_side,
     resized_crop,
     short_side_size,
@@ -49,6 +55,7 @@ class Recipe:
         crop_scale: least and greatest share of the area that is cropped.
         crop_ratio: least and greatest width / height of the crop.
         interpolation: of the final resize; always antialiased.
+        resize: `fast` (torch, within one grey level of Pillow) or `pillow`, the reference.
         flip: probability of mirroring left to right.
         jitter: probability of the colour jitter.
         brightness, contrast, saturation: factors are uniform in [max(0, 1 - s), 1 + s].
@@ -70,12 +77,15 @@ class Recipe:
         ConfigError: a range is the wrong way round, or the weights do not fit the resolutions.
     """
 
+    takes_arrays = True
+
     def __init__(
         self,
         *,
         crop_scale: tuple[Probability, Probability] = (0.08, 1.0),
         crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3),
         interpolation: Interpolation = "bilinear",
+        resize: Literal["fast", "pillow"] = "fast",
         flip: Probability = 0.5,
         jitter: Probability = 0.8,
         brightness: Strength = 0.4,
@@ -97,6 +107,7 @@ class Recipe:
         self.crop_scale = _ascending("crop_scale", crop_scale)
         self.crop_ratio = _ascending("crop_ratio", crop_ratio)
         self.interpolation: Interpolation = interpolation
+        self.resize = resize
         self.flip, self.jitter, self.grayscale, self.blur, self.solarise = flip, jitter, grayscale, blur, solarise
         self.strengths = (float(brightness), float(contrast), float(saturation), float(hue))
         self.blur_sigma = _ascending("blur_sigma", blur_sigma)
@@ -146,13 +157,29 @@ class Recipe:
             factors.append(low + (1.0 + strength - low) * uniform)
         return (*factors, hue * (2.0 * uniforms[3] - 1.0))
 
-    def worker(self, picture: Image.Image, params: Mapping[str, Any], size: int) -> NDArray[np.uint8]:
+    def reducible(self, params: Mapping[str, Any], size: int) -> float:
+        """By what the picture's sides may be divided beforehand, so that the crop keeps `size` pixels a side."""
+        return 1.0 if params["downsample"] else min(params["box"][2:]) / size
+
+    def reduced(self, params: Mapping[str, Any], scale: int, width: int, height: int) -> Params:
+        """The same choices for the picture of `width` x `height` that is left of one `scale` times as large."""
+        return {**params, "box": reduced_box(params["box"], scale, width, height)}
+
+    def worker(self, picture: Picture, params: Mapping[str, Any], size: int) -> NDArray[np.uint8]:
         """Downsampled if drawn so, cropped and resized: uint8 [3, size, size]."""
+        # Downsampled from the original each time, as StableRep does: two antialiased bilinear resizes.
+        if self.resize == "pillow":
+            image = as_image(picture)
+            if params["downsample"]:
+                image = resize_short_side(image, params["downsample"])
+                image = resize_short_side(image, self.downsample_restore)
+            return to_array(resized_crop(image, params["box"], size, self.interpolation))
+        pixels = as_pixels(picture)
         if params["downsample"]:
-            # From the original each time, as StableRep does: two antialiased bilinear resizes.
-            picture = resize_short_side(picture, params["downsample"])
-            picture = resize_short_side(picture, self.downsample_restore)
-        return to_array(resized_crop(picture, params["box"], size, self.interpolation))
+            pixels = resize_pixels_short_side(pixels, params["downsample"])
+            pixels = resize_pixels_short_side(pixels, self.downsample_restore)
+        # Transposed without a copy: whoever turns it into floats does that in passing.
+        return resize_pixels(cut(pixels, params["box"]), size, size, self.interpolation).transpose(2, 0, 1)
 
     def collate(self, params: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Tensors for `device`; operations that the recipe never applies ship nothing.
@@ -182,6 +209,14 @@ class Recipe:
     @torch.no_grad()
     def device(self, pictures: Tensor, params: Mapping[str, Tensor]) -> Tensor:
         """Flip, jitter, grey, blur, solarise and normalise: uint8 [B, 3, H, W] to float32 of the same shape."""
+        if pictures.device.type == "cpu":
+            return self._one_by_one(pictures, params)
+        return self.batched(pictures, params)
+
+    @torch.no_grad()
+    def batched(self, pictures: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """What `device` does on an accelerator: every operation on all its pictures at once."""
+        pictures = pictures.contiguous()
         if self.flip > 0:
             pictures = color.flip_(pictures.clone(), params["flip_index"])
         views = color.to_float(pictures)
@@ -195,6 +230,33 @@ class Recipe:
         if self.solarise > 0:
             color.solarise_(views, params["solarise_index"], self.solarise_threshold)
         return color.normalise_(views, self.mean, self.std)
+
+    def finish(self, view: NDArray[np.uint8], params: Mapping[str, Any]) -> NDArray[np.float32]:
+        """What `device` does on the CPU with one view [3, H, W] and its drawn parameters, to the bit."""
+        result = np.empty(view.shape, dtype=np.float32)
+        self._finish(view, params, result)
+        return result
+
+    def _finish(self, view: NDArray[np.uint8], params: Mapping[str, Any], out: NDArray[np.float32]) -> None:
+        canvas = host.canvas(*out.shape[1:])
+        canvas.load(view, bool(params["flip"]))
+        if params["jitter"]:
+            factors = np.asarray(params["factors"], dtype=np.float32).tolist()  # as they are shipped
+            canvas.jitter(factors, params["order"], shift_hue=self.strengths[3] > 0)
+        if params["grayscale"]:
+            canvas.grayscale()
+        if params["sigma"]:
+            canvas.blur(float(np.float32(params["sigma"])), self.blur_radius)
+        if params["solarise"]:
+            canvas.solarise(self.solarise_threshold)
+        canvas.normalise(self.mean, self.std)
+        canvas.write(out)
+
+    def _one_by_one(self, pictures: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        result = torch.empty(pictures.shape, dtype=torch.float32)
+        for view, entry, out in zip(pictures.numpy(), host.listed(params, len(pictures)), result.numpy(), strict=True):
+            self._finish(view, entry, out)
+        return result
 
 
 def _positions(chosen: NDArray[Any]) -> Tensor:

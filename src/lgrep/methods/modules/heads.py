@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from lgrep.errors import ConfigError, did_you_mean
 
@@ -26,6 +27,7 @@ class MLPHead(nn.Sequential):
         bias: biases of the Linear layers.
         norm: `batch`, `layer` or `none`.
         last_norm: the norm also after the last Linear (SimSiam's projector).
+        last_affine: whether that last norm has a scale and a shift (Barlow Twins and MoCo v3: not).
 
     Attributes:
         out_dim: width of the output, [N, out_dim].
@@ -50,6 +52,7 @@ class MLPHead(nn.Sequential):
         bias: bool = True,
         norm: str = "batch",
         last_norm: bool = False,
+        last_affine: bool = True,
     ) -> None:
         if norm not in NORMS:
             raise ConfigError(f"Unknown norm {norm!r} of a head; {did_you_mean(norm, NORMS)} Type e.g. norm=batch.")
@@ -65,11 +68,53 @@ class MLPHead(nn.Sequential):
             last = number == len(dims)
             layers[f"linear{number}"] = nn.Linear(width_in, width_out, bias=bias)
             if norm != "none" and (last_norm or not last):
-                layers[f"norm{number}"] = nn.BatchNorm1d(width_out) if norm == "batch" else nn.LayerNorm(width_out)
+                affine = last_affine or not last
+                layers[f"norm{number}"] = (
+                    nn.BatchNorm1d(width_out, affine=affine)
+                    if norm == "batch"
+                    else nn.LayerNorm(width_out, elementwise_affine=affine)
+                )
             if not last:
                 layers[f"relu{number}"] = nn.ReLU(inplace=True)
         super().__init__(layers)
         self.out_dim = dims[-1]
+
+
+class TrexProjector(nn.Module):
+    """Unit length -> (Linear -> BatchNorm -> GELU) x hidden layers -> Linear without bias (t-ReX).
+
+    Args:
+        in_dim: width of the features, [N, in_dim].
+        hidden_layers: 0 leaves one linear map.
+        hidden_dim: width of the hidden layers.
+        out_dim: width of the output.
+        normalise_input: whether features are scaled to unit length first.
+
+    Paper:
+        Sariyildiz et al., t-ReX, 2023, https://arxiv.org/abs/2206.15369, section 3.
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_layers: int, hidden_dim: int, out_dim: int, normalise_input: bool = True
+    ) -> None:
+        super().__init__()
+        self.normalise_input = normalise_input
+        layers: list[nn.Module] = []
+        for number in range(hidden_layers):
+            layers += [nn.Linear(hidden_dim if number else in_dim, hidden_dim), nn.BatchNorm1d(hidden_dim), nn.GELU()]
+        layers.append(nn.Linear(hidden_dim if hidden_layers else in_dim, out_dim, bias=False))
+        for layer in layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.layers = nn.Sequential(*layers)
+        self.out_dim = out_dim
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[N, in_dim] to [N, out_dim], not normalised."""
+        output: Tensor = self.layers(normalize(features, dim=1) if self.normalise_input else features)
+        return output
 
 
 def apply_per_view(head: nn.Module, features: Tensor, num_views: int) -> Tensor:

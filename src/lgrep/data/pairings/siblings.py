@@ -1,13 +1,9 @@
-"""Pairings: which pictures of a table form one anchor's positives.
-
-A pairing is any class with the members of `Pairing`; `configs/pairing/*.yaml` names it by `_target_`, so
-one in a user's own package works the same.
-"""
+"""Pictures of one caption as positives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import PositiveInt
@@ -15,50 +11,6 @@ from pydantic import PositiveInt
 from lgrep.data.notices import notice
 from lgrep.data.table import Table
 from lgrep.errors import DataError
-
-
-class Pairing(Protocol):
-    """Chooses the pictures of an anchor.
-
-    Attributes:
-        pictures: P, pictures that `draw` returns per anchor.
-    """
-
-    pictures: int
-
-    def anchors(self, table: Table) -> np.ndarray[Any, Any]:
-        """The anchors of one epoch (row or caption numbers), each visited once."""
-        ...
-
-    def draw(self, table: Table, anchor: int, rng: np.random.Generator) -> Sequence[int]:
-        """P rows of the table."""
-        ...
-
-    def group(self, table: Table, anchor: int) -> int:
-        """The number that marks positives of this anchor."""
-        ...
-
-    def substitutes(self, table: Table, anchor: int, drawn: Sequence[int]) -> Sequence[int]:
-        """Rows that may stand in for a broken picture of this anchor beside its other rows `drawn`, tried first."""
-        ...
-
-
-class SelfPairing:
-    """Every picture is its own anchor; positives are views of one picture (SimCLR)."""
-
-    pictures = 1
-
-    def anchors(self, table: Table) -> np.ndarray[Any, Any]:
-        return np.arange(len(table))
-
-    def draw(self, table: Table, anchor: int, rng: np.random.Generator) -> Sequence[int]:
-        return [anchor]
-
-    def group(self, table: Table, anchor: int) -> int:
-        return anchor
-
-    def substitutes(self, table: Table, anchor: int, drawn: Sequence[int]) -> Sequence[int]:
-        return []
 
 
 class SiblingPairing:
@@ -74,6 +26,8 @@ class SiblingPairing:
             captions is printed.
     """
 
+    unit = "caption"
+
     def __init__(self, pictures: PositiveInt = 6, shortage: Literal["repeat", "drop", "refuse"] = "repeat") -> None:
         self.pictures = pictures
         self.shortage = shortage
@@ -87,7 +41,13 @@ class SiblingPairing:
             f"{table.name}: {short:,} of {filled:,} captions have fewer than pairing.pictures={self.pictures} pictures"
         )
         if self.shortage == "repeat":
-            if short:
+            if most == 1 and self.pictures > 1:
+                notice(
+                    f"{table.name}: every caption has one picture, so that pairing=siblings shows it {self.pictures} times "
+                    "like pairing=self does. Siblings come from data with several pictures per caption; "
+                    "pairing=neighbour pairs different captions"
+                )
+            elif short:
                 notice(
                     f"{found} (the most is {most}); theirs are shown again with other crops (pairing.shortage=repeat)"
                 )

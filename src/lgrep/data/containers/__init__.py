@@ -1,0 +1,1 @@
+"""Files that hold many pictures: reading byte ranges and members of archives."""

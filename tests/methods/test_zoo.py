@@ -1,0 +1,192 @@
+"""What every method and language objective promises; a new YAML is covered without an edit here."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from distributed import run_processes
+from omegaconf import OmegaConf
+from torch import Tensor
+
+import lgrep
+from lgrep.backbones import build_backbone
+from lgrep.backbones.norm import convert_batchnorm
+from lgrep.config.locate import config_folder
+from lgrep.config.spec import build, import_target, validate_spec
+from lgrep.data.batch import Batch
+from lgrep.methods.base import Method, Optimisation, StepOutput
+from lgrep.methods.language import LanguageObjective, Modalities
+from lgrep.methods.modules.teacher import Teacher
+
+CLASSES, CONTEXT, VOCABULARY = 4, 5, 50
+TOWER = {"name": "clip", "options": {"width": 16, "heads": 2, "layers": 1}}
+# smaller than published, so that a test takes a fraction of a second
+SMALL = {
+    "projector_dims": [24, 12], "predictor_dims": [16, 12], "prototypes": 10, "hidden_dim": 16, "bottleneck_dim": 8,
+    "queue_size": 11, "memory_size": 13, "decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2,
+    "freeze_steps": 0, "freeze_share": 0.0, "queue_start": 0.0,
+}  # fmt: skip
+VIEWS = {"swav": (32, 32, 16), "dino": (32, 32, 16), "trex": (32, 16, 16), "mae": (32,), "stablerep": (32, 32, 32)}
+OPTIONS = {"swav": {"queue_size": 6}, "simsiam": {"predictor_dims": [16, 12]}}
+LANGUAGE_SMALL = {"embed_dim": 8, "hidden_dim": 12, "queue_size": 9}
+CROSS = {"siamlip": (12, 6), "byolip": (12, 6), "barlip": (12, 10)}
+# methods that name a language objective consist of parts that are listed themselves
+NAMES = sorted(
+    path.stem for path in (config_folder() / "method").glob("*.yaml") if "/language@" not in path.read_text()
+)
+LANGUAGES = sorted(path.stem for path in (config_folder() / "language").glob("*.yaml") if path.stem != "none")
+
+
+def node(group: str, name: str) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
+    for parent in found.pop("defaults", []):
+        if parent != "_self_":
+            found = {**node(group, parent), **found}
+    return found
+
+
+def make_method(name: str, language: str | None = None) -> Method:
+    torch.manual_seed(0)
+    spec = node("method", name)
+    spec.update({key: value for key, value in {**SMALL, **OPTIONS.get(name, {})}.items() if key in spec})
+    backbone = build_backbone("timm/test_vit" if name == "mae" else "timm/test_resnet", image_size=32)
+    if name == "mae":
+        backbone = build_backbone("timm/test_vit", image_size=32, patch_size=8)
+    checked = validate_spec(spec, "method", ("backbone", "num_classes"))
+    method: Method = build(checked, backbone=backbone, num_classes=CLASSES)
+    if language is not None:
+        method.language = make_language(language, method)
+    method.optimisation = Optimisation("adamw", {}, 1e-3, 0.0, "norm_and_bias", 0, 100)
+    convert_batchnorm(method)
+    return method.double().train()
+
+
+def make_language(name: str, method: Method) -> LanguageObjective:
+    spec = node("language", name)
+    if spec["tower"]["name"] != "features":
+        spec["tower"] = TOWER
+    accepted = import_target(spec["_target_"], "language").__init__.__annotations__
+    spec.update({key: value for key, value in LANGUAGE_SMALL.items() if key in accepted})
+    if spec.get("cross") in CROSS:
+        hidden, out = CROSS[spec["cross"]]
+        spec["cross_options"] = {"hidden_dim": hidden, "out_dim": out}
+    modalities = Modalities(
+        method.backbone.dim, getattr(getattr(method, "projector", None), "out_dim", 0), VOCABULARY, CONTEXT, 7, 3
+    )
+    objective: LanguageObjective = build(validate_spec(spec, "language", ("modalities",)), modalities=modalities)
+    objective.attach(method.backbone)
+    return objective
+
+
+def make_batch(sizes: tuple[int, ...], anchors: int = 6) -> Batch:
+    draw = torch.Generator().manual_seed(3)
+    row = torch.arange(anchors).expand(len(sizes), -1).clone()
+    return Batch(
+        views=[torch.randn(anchors, 3, size, size, generator=draw, dtype=torch.float64) for size in sizes],
+        row=row,
+        group=row.clone(),
+        label=(row % CLASSES).clone(),
+        text=torch.randint(1, VOCABULARY, (3, anchors, CONTEXT), generator=draw),
+        text_group=torch.arange(anchors).expand(3, -1).clone(),
+        caption_features=torch.randn(anchors, 7, generator=draw, dtype=torch.float64),
+        keys=torch.stack([torch.zeros(anchors, dtype=torch.long), torch.arange(anchors)]),
+    )
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    assert batch.text is not None and batch.text_group is not None
+    assert batch.caption_features is not None and batch.keys is not None
+    return Batch(
+        views=[view[rows] for view in batch.views], row=batch.row[:, rows], group=batch.group[:, rows],
+        label=batch.label[:, rows], text=batch.text[:, rows], text_group=batch.text_group[:, rows],
+        caption_features=batch.caption_features[rows], keys=batch.keys[:, rows],
+    )  # fmt: skip
+
+
+def step(method: Method, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and gradients of two steps without an optimiser, so that queues and teachers have been used."""
+    method.objective(batch)
+    method.after_step()
+    output = method.objective(batch)
+    output.loss.backward()
+    return output.loss.detach(), {
+        name: parameter.grad for name, parameter in method.named_parameters() if parameter.grad is not None
+    }
+
+
+def cases() -> list[tuple[str, str | None, tuple[int, ...]]]:
+    alone: list[tuple[str, str | None, tuple[int, ...]]] = [
+        (name, None, VIEWS.get(name, (32, 32))) for name in NAMES if name != "image_text"
+    ]
+    languages = [("simclr" if name in ("slip", "lgslip") else "image_text", name) for name in LANGUAGES]
+    return alone + [(method, name, (32, 32) if name == "lgslip" else (32, 32, 32)) for method, name in languages]
+
+
+CASES = cases()
+IDS = [name if language is None else f"{name}+{language}" for name, language, _ in CASES]
+
+
+@pytest.mark.parametrize(("name", "language", "sizes"), CASES, ids=IDS)
+def test_a_step_learns_in_the_backbone_and_in_no_teacher(
+    name: str, language: str | None, sizes: tuple[int, ...]
+) -> None:
+    method = make_method(name, language)
+    batch = make_batch(sizes)
+    output = method.objective(batch)
+    assert isinstance(output, StepOutput) and output.loss.ndim == 0 and bool(output.loss.isfinite())
+    assert output.features.shape == (len(sizes) * 6, method.backbone.dim)
+    output.loss.backward()
+    reached = [parameter for parameter in method.backbone.parameters() if parameter.requires_grad]
+    assert all(parameter.grad is not None for parameter in reached)
+    assert any(float(parameter.grad.abs().max()) > 0 for parameter in reached)  # type: ignore[union-attr]
+    for teacher in [module for module in method.modules() if isinstance(module, Teacher)]:
+        assert all(not parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if any(isinstance(m, Teacher) for m in make_method(name).modules())]
+)
+def test_a_teacher_starts_as_a_copy_and_follows(name: str) -> None:
+    method = make_method(name)
+    teacher: Any = method.teacher
+    student = {key: getattr(method, key) for key in teacher.parts}
+    for key, module in student.items():
+        for own, theirs in zip(teacher[key].parameters(), module.parameters(), strict=True):
+            assert own is not theirs and bool((own == theirs).all())
+    before = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for module in student.values():
+            for parameter in module.parameters():
+                parameter.add_(1.0)
+    teacher.follow(0.9, **student)
+    for key, module in student.items():
+        triples = zip(before[key].parameters(), teacher[key].parameters(), module.parameters(), strict=True)
+        for old, new, theirs in triples:
+            torch.testing.assert_close(new, 0.9 * old + 0.1 * theirs)
+
+
+def on_one_rank(rank: int, case: tuple[str, str | None, tuple[int, ...]], shares: tuple[int, ...]) -> Any:
+    name, language, sizes = case
+    rows = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+    return step(make_method(name, language), part(make_batch(sizes), rows))
+
+
+@pytest.mark.ddp
+@pytest.mark.parametrize("case", CASES, ids=IDS)
+def test_two_processes_equal_one(case: tuple[str, str | None, tuple[int, ...]]) -> None:
+    name, language, sizes = case
+    loss, gradients = step(make_method(name, language), make_batch(sizes))
+    ranks = run_processes(on_one_rank, 2, case, (2, 4))
+    torch.testing.assert_close((ranks[0][0] + ranks[1][0]) / 2, loss, rtol=1e-9, atol=1e-10)
+    for key, gradient in gradients.items():
+        mean = (ranks[0][1][key] + ranks[1][1][key]) / 2
+        torch.testing.assert_close(mean, gradient, rtol=1e-7, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_every_method_file_has_a_configuration() -> None:
+    files = {path.stem for path in (Path(lgrep.__file__).parent / "methods").glob("*.py")}
+    assert files - {"__init__", "base"} <= set(NAMES)
