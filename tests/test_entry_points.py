@@ -25,6 +25,7 @@ from lgrep.config.sources import build_source, source_spec
 from lgrep.config.spec import validate_spec
 from lgrep.data.preparing import prepare
 from lgrep.data.sources import FolderSource
+from lgrep.mining.settings import MineConfig
 from lgrep.errors import ConfigError, DataError, Interrupted
 from lgrep.sweeps.jobs import expand
 from lgrep.training.resolve import resolve
@@ -203,4 +204,14 @@ def check_inspect(arguments: list[str]) -> None:
     assert len(resolve(*compose_config("train", ["method=stablerep", *rest])).source.training()) > 0
 
 
-CHECKS = {"prepare_data.py": check_prepare, "inspect_pairs.py": check_inspect}
+def check_mine(arguments: list[str]) -> None:
+    config = parse(MineConfig, compose_config("mine", arguments)[0])
+    assert len(build_source(source_spec(config.data)).training()) > 0
+
+
+CHECKS = {
+    "prepare_data.py": check_prepare,
+    "inspect_pairs.py": check_inspect,
+    "mine_neighbours.py": check_mine,
+    "inspect_neighbours.py": check_mine,
+}

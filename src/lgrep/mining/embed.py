@@ -163,7 +163,8 @@ def _encoder(table: Table, miner: Miner, rank: int) -> Encoder:
     except RuntimeError as error:
         raise ConfigError(f"miner.device={device}: torch knows no such device. Type miner.device=auto") from error
     precision = ("float32" if on_cpu else "float16") if miner.precision == "auto" else miner.precision
-    options = EncoderOptions(device, miner.batch_size, precision, miner.image_size, miner.workers)
+    batch_size = (64 if on_cpu else 512) if miner.batch_size == "auto" else miner.batch_size
+    options = EncoderOptions(device, batch_size, precision, miner.image_size, miner.workers)
     return build_encoder(name, table, options)
 
 

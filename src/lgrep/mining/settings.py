@@ -33,7 +33,7 @@ class Miner(Section):
             pictures of equal captions are neighbours of similarity 1.
         device: of the encoder; `auto`: a GPU where there is one.
         precision: of the encoder; `auto`: float16 on GPUs, float32 else.
-        batch_size: captions or pictures per pass of the encoder.
+        batch_size: captions or pictures per pass of the encoder; `auto`: 64 on CPUs, 512 on GPUs.
         image_size: side of the pictures in px for visual encoders; None: the encoder's own.
         workers: processes that decode pictures.
         processes: that encode and search; `auto`: one per GPU, or one.
@@ -56,7 +56,7 @@ class Miner(Section):
     reference_behaviour: bool = False
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_size: PositiveInt = 128
+    batch_size: PositiveInt | Literal["auto"] = "auto"
     image_size: PositiveInt | None = None
     workers: NonNegativeInt = 0
     processes: PositiveInt | Literal["auto"] = "auto"
