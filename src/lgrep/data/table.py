@@ -234,7 +234,7 @@ def stored_features(table: Table, name: str) -> np.ndarray[Any, Any]:
         raise DataError(
             f"{table.name}: the captions have no stored features '{name}' ("
             f"{'there are ' + ', '.join(found) if found else 'there are none'}). Type text.features="
-            f"{found[0] if found else 'null'}, or write them with scripts/mine_neighbours.py"
+            f"{found[0] if found else 'null'}, or write them as a column of the captions (lgrep.data.shards.write_set)"
         )
     return table.caption_column(name)
 
