@@ -25,8 +25,8 @@ from lgrep.config.sources import build_source, source_spec
 from lgrep.config.spec import validate_spec
 from lgrep.data.preparing import prepare
 from lgrep.data.sources import FolderSource
-from lgrep.mining.settings import MineConfig
 from lgrep.errors import ConfigError, DataError, Interrupted
+from lgrep.mining.settings import MineConfig
 from lgrep.sweeps.jobs import expand
 from lgrep.training.resolve import resolve
 
