@@ -187,6 +187,19 @@ def test_two_processes_equal_one(case: tuple[str, str | None, tuple[int, ...]]) 
         torch.testing.assert_close(mean, gradient, rtol=1e-7, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.parametrize("name", ["dino", "swav", "trex"])
+def test_multi_crop_works_on_a_vit(name: str) -> None:
+    torch.manual_seed(0)
+    spec = node("method", name)
+    spec.update({key: value for key, value in {**SMALL, **OPTIONS.get(name, {})}.items() if key in spec})
+    checked = validate_spec(spec, "method", ("backbone", "num_classes"))
+    backbone = build_backbone("timm/test_vit", image_size=32, several_sizes=True)
+    assert backbone.options["dynamic_img_size"] is True
+    method: Method = build(checked, backbone=backbone, num_classes=CLASSES)
+    output = method.double().training_loss(make_batch((32, 16, 16) if name == "trex" else (32, 32, 16)))
+    assert bool(output.loss.isfinite()) and output.features.shape == (18, backbone.dim)
+
+
 def test_every_method_file_has_a_configuration() -> None:
     files = {path.stem for path in (Path(lgrep.__file__).parent / "methods").glob("*.py")}
     assert files - {"__init__", "base"} <= set(NAMES)

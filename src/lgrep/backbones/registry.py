@@ -35,7 +35,13 @@ class Backbone(nn.Module):
     options: dict[str, Any]
 
 
-def build_backbone(name: str, image_size: int | None = None, pretrained: bool = False, **options: Any) -> Backbone:
+def build_backbone(
+    name: str,
+    image_size: int | None = None,
+    pretrained: bool = False,
+    several_sizes: bool = False,
+    **options: Any,
+) -> Backbone:
     """Build an image encoder that maps pictures [B, 3, H, W] to pooled features [B, D].
 
     State-dict keys are the library's own, so that checkpoints travel without renaming.
@@ -44,6 +50,8 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
         name: `timm/...`, `torchvision/...`, `open_clip/...` or a bare timm or torchvision name.
         image_size: side of the pictures in pixels; needed by ViTs with another size than their default.
         pretrained: load the library's public weights (downloads them).
+        several_sizes: pictures come in several resolutions (multi-crop): timm's ViTs then resample their position
+            embeddings, unless `dynamic_img_size` says otherwise.
         options: further arguments of the library's constructor. `stem` replaces a ResNet's stem by one that
             suits 32-64 px pictures: `conv3` (one 3x3 convolution of stride 1, no pooling: full resolution, slow)
             or `light` (two 3x3 convolutions of stride 2, no pooling: fast). `pool_grid=n` lets a ResNet keep
@@ -59,6 +67,8 @@ def build_backbone(name: str, image_size: int | None = None, pretrained: bool = 
         True
     """
     library, model = split_name(name)
+    if several_sizes and library == "timm" and "dynamic_img_size" in _timm_arguments(model):
+        options.setdefault("dynamic_img_size", True)
     arguments = dict(options)
     stem = arguments.pop("stem", None)
     grid = arguments.pop("pool_grid", None)

@@ -126,7 +126,9 @@ def build_method(resolved: Resolved, data: PairDataModule) -> Method:
     check_hardware(config.trainer)
     torch.manual_seed(config.seed)
     size = config.backbone.image_size or data.views[0].size
-    backbone = build_backbone(config.backbone.name, size, config.backbone.pretrained, **config.backbone.options)
+    several = len({view.size for view in data.views}) > 1
+    options = config.backbone.options
+    backbone = build_backbone(config.backbone.name, size, config.backbone.pretrained, several, **options)
     check_chunks(config.trainer, backbone)
     if resolved.method.needs_labels:
         _check_labels(data)
