@@ -30,7 +30,7 @@ COMPANIONS = {
     "data=union": ["+data@data.parts.a=emoji", "+data@data.parts.b=emoji"],
     "method=lgslip": ["pairing=siblings"],
     "method=image_text": ["language=clip", "text=clip"],
-    "method=mae": ["augment=mae", "backbone=vit_tiny_small"],
+    "method=mae": ["backbone=vit_tiny_small"],
 }
 LANGUAGE_COMPANIONS = {
     "slip": ["text=clip", "augment=slip"],

@@ -44,7 +44,7 @@ LANGUAGES = sorted(path.stem for path in (config_folder() / "language").glob("*.
 def node(group: str, name: str) -> dict[str, Any]:
     found: Any = OmegaConf.to_container(OmegaConf.load(config_folder() / group / f"{name}.yaml"))
     for parent in found.pop("defaults", []):
-        if parent != "_self_":
+        if isinstance(parent, str) and parent != "_self_":
             found = {**node(group, parent), **found}
     return found
 
