@@ -35,7 +35,8 @@ def prepare_data(values: dict[str, Any], choices: dict[str, str]) -> None:
         return
     source = build_source(source_spec(config.data))
 
-    from lgrep.data.preparing import Encoding, default_workers, prepare
+    from lgrep.data.preparing import Encoding, prepare
+    from lgrep.data.workers import usable_cores
 
     table = source.training()
     about = prepare(
@@ -43,7 +44,7 @@ def prepare_data(values: dict[str, Any], choices: dict[str, str]) -> None:
         config.out,
         Encoding(config.size, config.format, config.quality, config.check),
         config.shard_rows,
-        default_workers() if config.workers is None else config.workers,
+        usable_cores() if config.workers is None else config.workers,
         config.max_skip_share,
         config.name,
         getattr(source, "left_out", ()),

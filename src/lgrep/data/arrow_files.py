@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from lgrep.errors import DataError
 
+INDEX_FOLDER = ".lgrep-index"  # beside the data, for what was read of them once
 _SMALL = 2**20  # bytes; smaller values travel as they are
 _MOST_TEXT = 2**31 - 1  # bytes that a column of 32-bit offsets can hold
 
@@ -63,6 +64,11 @@ def as_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, Any]:
         return flat.reshape(len(array), array.type.list_size)
     values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
     return values
+
+
+def user_cache() -> Path:
+    """The folder for indices of data that lie where nothing can be written."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lgrep"
 
 
 class Shared:

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lgrep.data.arrow_files import INDEX_FOLDER, user_cache
 from lgrep.data.columns import text_buffers, write_joined
 from lgrep.data.filters import keyed_hash
 from lgrep.data.notices import examples, notice, reason_of, shown
@@ -139,10 +140,10 @@ class Published:
         name = f"{shown(first.stem)[:60]}-{key.hexdigest()[:12]}"
         if self.index is not None:
             return Path(self.index).expanduser() / name
-        beside = first.absolute().parent / ".lgrep-index"
+        beside = first.absolute().parent / INDEX_FOLDER
         if (beside / name).is_dir() or os.access(first.absolute().parent, os.W_OK):
             return beside / name
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lgrep" / name
+        return user_cache() / name
 
     def _make(self, folder: Path) -> None:
         """Write the index whole or not at all; of several processes that do so at once, one wins."""

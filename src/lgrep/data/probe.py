@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,24 @@ class ProbeData:
     queries: Tensor
     query_labels: Tensor
     class_names: list[str]
+
+
+def split_for_probes(
+    table: Table, held_out: np.ndarray[Any, Any], gallery: np.ndarray[Any, Any], class_names: list[str], share: float
+) -> ProbeTables | None:
+    """Probe tables of a set that holds some of its own pictures out; None, and said so, when it holds none or all out.
+
+    Args:
+        table: all pictures.
+        held_out: bool [N], the queries.
+        gallery: bool [N], the pictures that are looked up.
+        class_names: of the column `label`.
+        share: value of data.probe_share, for the message.
+    """
+    if held_out.all() or not held_out.any():
+        notice(f"no online probes: data.probe_share={share} draws {held_out.sum()} of {len(table)} pictures")
+        return None
+    return ProbeTables(table.select(np.flatnonzero(gallery)), table.select(np.flatnonzero(held_out)), class_names)
 
 
 def render_probe(tables: ProbeTables, size: int) -> ProbeData:

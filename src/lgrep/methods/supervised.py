@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lgrep.backbones import Backbone
@@ -37,9 +37,19 @@ class Supervised(Method):
     def training_loss(self, batch: Batch) -> StepOutput:
         features = self.encode(batch)
         logits = self.classifier(features)
-        rows = global_rows(len(logits))
-        total = cross_entropy(
-            logits, batch.label.flatten(), label_smoothing=self.label_smoothing, reduction="sum", ignore_index=-1
-        )
-        accuracy = (logits.detach().argmax(dim=1) == batch.label.flatten()).to(torch.float32).mean()
-        return StepOutput(rows.world_size * total / rows.total, features, logits, {"accuracy": accuracy})
+        loss, accuracy = classified(logits, batch.label.flatten(), self.label_smoothing)
+        return StepOutput(loss, features, logits, {"accuracy": accuracy})
+
+
+def classified(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Cross-entropy over the global batch, and this process's accuracy.
+
+    Args:
+        logits: [n, C], this process's rows; n may differ between processes.
+        labels: Long [n]; -1 counts 0 and stays in the mean.
+        label_smoothing: share of the target spread over all classes.
+    """
+    rows = global_rows(len(logits))
+    total = cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum", ignore_index=-1)
+    accuracy = (logits.detach().argmax(dim=1) == labels).to(torch.float32).mean()
+    return rows.world_size * total / rows.total, accuracy

@@ -7,15 +7,15 @@ from typing import Annotated
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
-from lgrep.losses import cosine_softmax_logits, global_rows
+from lgrep.losses import cosine_softmax_logits
 from lgrep.methods.base import Method, StepOutput, check_classes, views_by_size
 from lgrep.methods.modules.class_mean_memory import ClassMeanMemory
 from lgrep.methods.modules.heads import TrexProjector
 from lgrep.methods.modules.teacher import Teacher
+from lgrep.methods.supervised import classified
 
 
 class TReX(Method):
@@ -60,10 +60,8 @@ class TReX(Method):
         embeddings = self.projector(features)
         weights = self.memory.class_weights() if self.memory is not None else self.classifier.weight  # type: ignore[union-attr]
         logits = cosine_softmax_logits(embeddings, weights, self.temperature)
-        labels, rows = batch.label.flatten(), global_rows(len(logits))
-        loss = rows.world_size * cross_entropy(logits, labels, reduction="sum", ignore_index=-1) / rows.total
+        loss, accuracy = classified(logits, batch.label.flatten())
         self._remember(batch)
-        accuracy = (logits.detach().argmax(dim=1) == labels).to(torch.float32).mean()
         return StepOutput(loss, features, embeddings, {"accuracy": accuracy})
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lgrep.data.filters import caption_rows, keyed_hash
 from lgrep.data.notices import shown
-from lgrep.data.preparing.progress import Progress
+from lgrep.data.progress import Progress
 from lgrep.data.table import Table
 from lgrep.errors import ConfigError, DataError
 from lgrep.mining.encoders import Encoder, EncoderOptions, build_encoder

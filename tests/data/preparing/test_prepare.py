@@ -26,8 +26,8 @@ from lgrep.cli import run
 from lgrep.config.prepare import spelled_out
 from lgrep.data.pictures import decode
 from lgrep.data.preparing import Encoding, prepare
-from lgrep.data.preparing.progress import describe
 from lgrep.data.preparing.shards import Shards
+from lgrep.data.progress import describe
 from lgrep.data.shards import verify_set
 from lgrep.data.sources import CaptionFolders, EmojiSource, FolderSource
 from lgrep.data.stores import FolderStore

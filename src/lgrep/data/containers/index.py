@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from lgrep.data.arrow_files import INDEX_FOLDER, user_cache
 from lgrep.data.containers.joining import joined, utf8_name
 from lgrep.data.containers.samples import Scan
 from lgrep.data.reading_bar import reading_bar
@@ -28,7 +29,6 @@ from lgrep.errors import DataError
 _FORMAT = 1
 _SERIAL = 2**28  # bytes of containers that are not worth several processes
 _PROCESSES = 16
-_FOLDER = ".lgrep-index"
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,10 @@ def _places(files: Sequence[Path], container: Container, cache: str | None) -> l
 
     if cache is not None:
         return [Path(cache).expanduser() / key(str(parent))]
-    beside = parent / _FOLDER / key()
+    beside = parent / INDEX_FOLDER / key()
     if os.access(parent, os.W_OK):
         return [beside]
-    user = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return [beside, user / "lgrep" / "indices" / key(str(parent))]
+    return [beside, user_cache() / "indices" / key(str(parent))]
 
 
 def _reuse(folder: Path, state: list[list[Any]], files: Sequence[Path], container: Container) -> Index | None:

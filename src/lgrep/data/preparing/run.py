@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import time
@@ -22,9 +21,9 @@ from torch.utils.data import DataLoader
 from lgrep.data.failures import named_failures
 from lgrep.data.notices import reason_of, shown
 from lgrep.data.preparing.encoding import Encoding
-from lgrep.data.preparing.progress import Progress
 from lgrep.data.preparing.shards import ShardResult, Shards, skipped_lines, written_whole
 from lgrep.data.preparing.tables import PreparedTables
+from lgrep.data.progress import Progress
 from lgrep.data.table import Table
 from lgrep.errors import ConfigError, DataError, LgrepError
 
@@ -224,8 +223,3 @@ def _finished_count(folder: Path) -> int:
 def _ignore_interrupt(_: int) -> None:
     """A Ctrl-C reaches every process; the first one asks the others to end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def default_workers() -> int:
-    """Processes that this machine has cores for."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -16,9 +16,10 @@ from lgrep.data.caption_index import LeftOut, Published, Row
 from lgrep.data.metadata import records
 from lgrep.data.notices import shown
 from lgrep.data.records import Unusable, safe_path, tidy_captions
+from lgrep.data.sources.limits import file_store
 from lgrep.data.sources.listing import check_folder
 from lgrep.data.sources.looking import check_some_exist
-from lgrep.data.stores import ArchiveStore, FolderStore
+from lgrep.data.stores import ArchiveStore
 from lgrep.data.table import Table
 from lgrep.errors import DataError
 
@@ -72,7 +73,7 @@ class ClipRocketSource:
                 settings={"layout": self.layout, "empty": self.empty},
                 columns=_ZIPPED if zipped else _FILES,
                 rows=partial(self._rows, metadata),
-                store=partial(_archives, _zip_folder(root)) if zipped else partial(_files, root),
+                store=partial(_archives, _zip_folder(root)) if zipped else partial(file_store, root, False),
                 index=self.index,
                 max_left_out=self.max_left_out,
             ).open()
@@ -133,10 +134,6 @@ def _yfcc15m(record: Any, keep: bool) -> Row:
         raise Unusable("an index that is no whole number of at most 8 digits")
     archive, member = divmod(index, _PER_ARCHIVE)
     return Row(f"{index:08d}", tidy_captions(texts, keep), (archive, f"{member:03d}.jpg"))
-
-
-def _files(root: Path, pictures: pa.Table) -> FolderStore:
-    return FolderStore(root, pictures["files"])
 
 
 class FlickrStore(ArchiveStore):

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from lgrep.data.notices import examples, notice, shown
-from lgrep.data.probe import ProbeTables
+from lgrep.data.probe import ProbeTables, split_for_probes
 from lgrep.data.sources.listing import SUFFIXES, Listing, check_folder, list_pictures
 from lgrep.data.sources.sidecars import NoCaption, read_caption
 from lgrep.data.stores import FolderStore
@@ -65,16 +65,8 @@ class FolderSource:
             return None
         table = self._open()
         held_out = self._held_out(table)
-        if held_out.all() or not held_out.any():
-            notice(
-                f"no online probes: data.probe_share={self.probe_share} draws {held_out.sum()} of {len(table)} pictures"
-            )
-            return None
-        return ProbeTables(
-            gallery=table.select(np.flatnonzero(~held_out)),
-            queries=table.select(np.flatnonzero(held_out)),
-            class_names=self._class_names([str(file) for file in table.column("id")]),
-        )
+        names = self._class_names([str(file) for file in table.column("id")])
+        return split_for_probes(table, held_out, ~held_out, names, self.probe_share)
 
     def _open(self) -> Table:
         if self._table is None:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from lgrep.data.arrow_files import as_numpy
 from lgrep.data.containers.index import Container, Index, open_index
 from lgrep.data.filters import keyed_hash
 from lgrep.data.notices import examples, notice, shown
-from lgrep.data.probe import ProbeTables
-from lgrep.data.table import Table
+from lgrep.data.probe import ProbeTables, split_for_probes
+from lgrep.data.stores import ShardStore
+from lgrep.data.table import PLACE, Table
 from lgrep.errors import DataError
 
 
@@ -55,18 +58,8 @@ class IndexedSource:
         held_out = self._held_out(index.table)
         if not index.class_names or self.probe_share == 0:
             return None
-        if held_out.all() or not held_out.any():
-            notice(
-                f"no online probes: data.probe_share={self.probe_share} draws {held_out.sum()} of {len(index.table)} "
-                "pictures"
-            )
-            return None
-        labelled = index.table.column("label") >= 0
-        return ProbeTables(
-            gallery=index.table.select(np.flatnonzero(labelled & ~held_out)),
-            queries=index.table.select(np.flatnonzero(held_out)),
-            class_names=index.class_names,
-        )
+        gallery = (index.table.column("label") >= 0) & ~held_out
+        return split_for_probes(index.table, held_out, gallery, index.class_names, self.probe_share)
 
     def _open(self) -> Index:
         if self._opened is None:
@@ -103,3 +96,8 @@ class IndexedSource:
             return np.zeros(len(table), bool)
         drawn = keyed_hash(table.pictures["id"], 0) < np.uint64(int(self.probe_share * 2**64))
         return drawn & (table.column("label") >= 0)
+
+
+def byte_ranges(files: Sequence[Path], rows: pa.Table, parts: Sequence[int]) -> ShardStore:
+    """The store of pictures that lie in the files as they are; see `Container.store`."""
+    return ShardStore(files, *(as_numpy(rows[name]) for name in PLACE))

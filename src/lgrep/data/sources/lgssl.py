@@ -18,10 +18,9 @@ from lgrep.data.caption_text import NoCaption, json_field
 from lgrep.data.json_stream import json_entries
 from lgrep.data.notices import reason_of, shown
 from lgrep.data.records import Unusable, safe_path, tidy_captions
-from lgrep.data.sources.limits import ReferenceLimitsStore
+from lgrep.data.sources.limits import file_store
 from lgrep.data.sources.listing import SUFFIXES, check_folder
 from lgrep.data.sources.looking import check_some_exist
-from lgrep.data.stores import FolderStore
 from lgrep.data.table import Table
 from lgrep.errors import DataError
 
@@ -147,11 +146,6 @@ def subreddit_and_year(directory: str) -> tuple[str, int]:
     """
     parts = _OF_REDCAPS.fullmatch(directory)
     return (shown(parts[1]), int(parts[2])) if parts else ("", -1)
-
-
-def file_store(root: Path, reference_behaviour: bool, pictures: pa.Table) -> FolderStore:
-    """The store of the files below `root` that the column `files` names."""
-    return (ReferenceLimitsStore if reference_behaviour else FolderStore)(root, pictures["files"])
 
 
 def _directories(root: Path) -> list[Path]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from lgrep.data.stores import FolderStore
@@ -34,3 +36,8 @@ class ReferenceLimitsStore(FolderStore):
 
     def subset(self, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> ReferenceLimitsStore:
         return ReferenceLimitsStore(self.root, super().subset(rows).files)
+
+
+def file_store(root: Path, reference_behaviour: bool, pictures: pa.Table) -> FolderStore:
+    """The store of the files below `root` that the column `files` names."""
+    return (ReferenceLimitsStore if reference_behaviour else FolderStore)(root, pictures["files"])

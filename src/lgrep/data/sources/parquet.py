@@ -18,9 +18,7 @@ from lgrep.data.containers.index import Container, Index
 from lgrep.data.containers.parquet import ParquetStore, file_schema, scan_arrow, scan_parquet
 from lgrep.data.containers.patterns import list_files
 from lgrep.data.notices import notice
-from lgrep.data.sources.indexed import IndexedSource
-from lgrep.data.stores import ShardStore
-from lgrep.data.table import PLACE
+from lgrep.data.sources.indexed import IndexedSource, byte_ranges
 from lgrep.errors import DataError
 
 _SPLITS = ("train", "test", "validation", "val", "valid", "dev")
@@ -89,7 +87,7 @@ class ParquetSource(IndexedSource):
         names = class_names(schema, columns.label)
         if kinds == {".arrow"}:
             scan = partial(scan_arrow, choice=self.choice)
-            return Container("arrow", scan, _ranges, vars(self.choice), self.group, names)
+            return Container("arrow", scan, byte_ranges, vars(self.choice), self.group, names)
         scan = partial(scan_parquet, choice=self.choice)
         path = columns.picture + ".bytes" * columns.nested
         return Container("parquet", scan, partial(_groups, path), vars(self.choice), self.group, names)
@@ -105,10 +103,6 @@ class ParquetSource(IndexedSource):
                     f"{self.setting}: a picture is read with its row group of up to {size / 2**20:.0f} MB; "
                     "loader.order=shards keeps such reads few, and scripts/prepare_data.py makes a set without them"
                 )
-
-
-def _ranges(files: Sequence[Path], rows: pa.Table, parts: Sequence[int]) -> ShardStore:
-    return ShardStore(files, *(as_numpy(rows[name]) for name in PLACE))
 
 
 def _groups(column: str, files: Sequence[Path], rows: pa.Table, parts: Sequence[int]) -> ParquetStore:

@@ -15,7 +15,8 @@ from lgrep.data.caption_index import LeftOut, Published, Row
 from lgrep.data.json_stream import json_entries
 from lgrep.data.notices import shown
 from lgrep.data.records import Unusable, safe_path, tidy_captions
-from lgrep.data.sources.lgssl import REDCAPS_COLUMNS, LgsslSource, Share, file_store
+from lgrep.data.sources.lgssl import REDCAPS_COLUMNS, LgsslSource, Share
+from lgrep.data.sources.limits import file_store
 from lgrep.data.sources.listing import check_folder
 from lgrep.data.sources.looking import check_some_exist
 from lgrep.data.table import Table

@@ -7,17 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import pyarrow as pa
 from pydantic import Field
 
-from lgrep.data.arrow_files import as_numpy
 from lgrep.data.containers.index import Container
 from lgrep.data.containers.patterns import list_files
 from lgrep.data.containers.samples import PICTURES, Rules
 from lgrep.data.containers.tars import scan_tar
-from lgrep.data.sources.indexed import IndexedSource
-from lgrep.data.stores import ShardStore
-from lgrep.data.table import PLACE
+from lgrep.data.sources.indexed import IndexedSource, byte_ranges
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -64,8 +60,4 @@ class WebDataset(IndexedSource):
         return list_files(self.shards, (".tar",), self.setting)
 
     def container(self, files: Sequence[Path]) -> Container:
-        return Container("tar", partial(scan_tar, rules=self.rules), _store, vars(self.rules), self.group)
-
-
-def _store(files: Sequence[Path], rows: pa.Table, parts: Sequence[int]) -> ShardStore:
-    return ShardStore(files, *(as_numpy(rows[name]) for name in PLACE))
+        return Container("tar", partial(scan_tar, rules=self.rules), byte_ranges, vars(self.rules), self.group)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from lgrep.config.locate import config_folder
 from lgrep.config.messages import override_text
 from lgrep.data.datamodule import PairDataModule
 from lgrep.data.failures import named_failures
+from lgrep.data.workers import usable_cores
 from lgrep.methods.base import Method
 from lgrep.methods.modules.chunks import has_batchnorm
 from lgrep.training import fit
@@ -94,7 +94,7 @@ def _measure(
         except SystemExit as error:  # how Lightning answers a KeyboardInterrupt
             raise KeyboardInterrupt from error
     loading = measure_loading(loaders[0], data.anchors)
-    share = max(1, cores() // trainer.num_devices)
+    share = max(1, usable_cores() // trainer.num_devices)
     measured = _numbers(resolved, data, method, course, acts, loading, trainer.strategy.root_device, share)
     return measured, verdict(measured)
 
@@ -188,11 +188,6 @@ def _periodic(resolved: Resolved, acts: dict[str, list[float]]) -> dict[str, tup
         if node is not None and kind in acts:
             found[name] = (sum(acts[kind]) / len(acts[kind]), int(node.get("every_n_steps", 100)))
     return found
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _total_memory(device: torch.device) -> int:
