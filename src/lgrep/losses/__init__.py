@@ -14,7 +14,11 @@ from lgrep.losses.gather import Rows, gather, gather_keys, gather_with_gradient,
 from lgrep.losses.masked_reconstruction import masked_reconstruction
 from lgrep.losses.masked_token import masked_token
 from lgrep.losses.moco import moco_v3, nnclr
-from lgrep.losses.multi_positive import multi_positive_contrastive, multi_positive_image_text
+from lgrep.losses.multi_positive import (
+    multi_positive_contrastive,
+    multi_positive_image_text,
+    multi_positive_query_key,
+)
 from lgrep.losses.negative_cosine import negative_cosine
 from lgrep.losses.nt_xent import nt_xent
 from lgrep.losses.siglip import siglip
@@ -40,6 +44,7 @@ __all__ = [
     "moco_v3",
     "multi_positive_contrastive",
     "multi_positive_image_text",
+    "multi_positive_query_key",
     "negative_cosine",
     "nnclr",
     "nt_xent",

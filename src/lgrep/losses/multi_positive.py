@@ -163,6 +163,71 @@ def multi_positive_image_text(
         return loss
 
 
+def multi_positive_query_key(
+    queries: Tensor,
+    keys: Tensor,
+    query_labels: Tensor,
+    key_labels: Tensor,
+    temperature: float = 0.1,
+    skip_own: bool = False,
+    *,
+    block: int | None = None,
+) -> Tensor:
+    """`multi_positive_contrastive` of queries with the keys of another network.
+
+    A query's positives are the keys with its label. A query without one counts 0 and stays in the mean.
+
+    Args:
+        queries: [n, D], unnormalised predictions, this process's rows; n may differ between processes.
+        keys: [m, D], unnormalised projections of the teacher; constants.
+        query_labels: Long [n].
+        key_labels: Long [m].
+        temperature: > 0.
+        skip_own: the key in a query's own place was made from the same picture and is neither its positive nor its
+            negative; needs n = m on every process.
+        block: side of the blocks that the similarities are computed in; None chooses, 0 the whole matrix.
+
+    Returns:
+        Scalar; on W processes as in `multi_positive_contrastive`.
+
+    Raises:
+        ValueError: wrong shapes or types, an empty global batch or a temperature that is not positive.
+
+    Paper:
+        Tian et al., SynCLR, 2023, https://arxiv.org/abs/2312.17742, section 3.3.
+
+    >>> rows, labels = torch.eye(2).repeat(3, 1), torch.tensor([0, 1, 0, 1, 0, 1])
+    >>> loss = multi_positive_query_key(rows, rows, labels, labels, temperature=0.05, skip_own=True)
+    >>> bool((loss - torch.log(torch.tensor(2.0))).abs() < 1e-6)
+    True
+    """
+    check_embeddings(queries=queries)
+    check_embeddings(keys=keys)
+    check_positive(temperature=temperature)
+    check_tensor("query_labels", query_labels, "Long", (queries.shape[0],), queries.device)
+    check_tensor("key_labels", key_labels, "Long", (keys.shape[0],), queries.device)
+    if skip_own and len(queries) != len(keys):
+        raise ValueError(f"skip_own needs a key for every query; got {len(queries)} queries and {len(keys)} keys.")
+    rows, key_rows = counted_rows("queries", len(queries)), counted_rows("keys", len(keys))
+    with full_precision(queries):
+        units = unit_rows(queries)
+        own = unit_rows(keys.detach()).to(units)
+        every = gather(own, rows=key_rows)
+        spans = [(0, len(units), key_rows.offset)] if skip_own else []
+        partition = log_partition(units, every, 1 / temperature, spans, block=block)
+        ids = _dense_ids(torch.cat([query_labels, gather(key_labels, rows=key_rows)]))
+        query_ids, key_ids = ids[: len(units)], ids[len(units) :]
+        sums = units.new_zeros((len(ids), units.shape[1])).index_add(0, key_ids, every)[query_ids]
+        count = units.new_zeros(len(ids)).index_add(0, key_ids, torch.ones_like(key_ids, dtype=units.dtype))[query_ids]
+        if skip_own:
+            same = (query_labels == key_labels).to(units)
+            sums, count = sums - same[:, None] * own, count - same
+        lonely = count <= 0
+        mean = (units * sums).sum(dim=1) / count.clamp(min=1) / temperature
+        per_query = (partition.masked_fill(lonely, 0.0) - mean).masked_fill(lonely, 0.0)
+        return rows.world_size * per_query.sum() / rows.total
+
+
 def _group_attraction(local: Tensor, keys: Tensor, labels: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """For each local row: the sum of its similarities to the other rows of its label [n], and their number [n].
 

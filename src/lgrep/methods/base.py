@@ -16,6 +16,7 @@ from lgrep.errors import ConfigError, LgrepError
 from lgrep.losses.gather import row_offset, sum_over_processes, world
 from lgrep.methods.language.base import LanguageObjective
 from lgrep.methods.modules.chunks import encode_in_chunks
+from lgrep.methods.modules.means import Means
 from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
 
 
@@ -72,12 +73,14 @@ class Method(pl.LightningModule):
 
     Order of side effects in a step, which subclasses may rely on:
 
-    1. torch is seeded from (seed, step, rank), so that a resumed run draws the same numbers;
-    2. `training_loss(batch)` (teachers and memories that feed this step's loss are updated inside it);
-    3. backward, gradient all-reduce, optimiser step, learning-rate step;
-    4. `after_step()` of the method (teachers that follow the updated weights), then of its language objective
+    1. torch is seeded from (seed, batch, rank), so that a resumed run draws the same numbers;
+    2. `before_step()`: changes of parameters that this step's loss is to see (teachers that move first, prototypes);
+    3. `training_loss(batch)` (queues, memories and centers are updated inside it) and backward; with
+       `trainer.accumulate` 1 and 3 are repeated for each micro-batch;
+    4. gradient all-reduce, optimiser step, learning-rate step;
+    5. `after_step()` of the method (teachers that follow the updated weights), then of its language objective
        (its teacher, then the clamp of the logit scales);
-    5. callbacks, with detached features and embeddings.
+    6. callbacks, with detached features and embeddings.
 
     Attributes:
         exact_views: number of views that the objective is defined for; None: any from `min_views` on.
@@ -86,6 +89,8 @@ class Method(pl.LightningModule):
         needs_text: whether batches must carry captions.
         uses_relations: whether the objective reads `Batch.positives` and `Batch.ignore` (neighbours in the batch).
         needs_labels: whether pictures must have classes; the constructor then gets their number, `num_classes`.
+        compares_pictures: whether the loss relates pictures of a batch to each other, so that its size matters.
+        calls_backbone: whether pictures pass `backbone(...)` as a whole; False: its parts are called by themselves.
     """
 
     exact_views: ClassVar[int | None] = None
@@ -94,6 +99,8 @@ class Method(pl.LightningModule):
     needs_text: ClassVar[bool] = False
     uses_relations: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    compares_pictures: bool = True
+    calls_backbone: ClassVar[bool] = True
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -104,10 +111,14 @@ class Method(pl.LightningModule):
         self.check_finite = False  # waits for the device in every step: debug=true turns it on
         self.image: dict[str, Any] = {}
         self.budget_per_step: dict[str, int] = {}
+        self._logged = Means()
 
     def training_loss(self, batch: Batch) -> StepOutput:
         """The objective on one batch of normalised views."""
         raise NotImplementedError
+
+    def before_step(self) -> None:
+        """Side effects on parameters that precede the loss, once per optimiser step."""
 
     def after_step(self) -> None:
         """Side effects that follow the optimiser step."""
@@ -178,12 +189,19 @@ class Method(pl.LightningModule):
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {"loss": output.loss, **output.parts}
             values = {f"train/{name}": mean_over_processes(value) for name, value in values.items()}
-            self.log_dict(values, batch_size=batch.num_anchors)
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=batch.num_anchors)
+            means = self._logged.over(values, self.trainer.accumulate_grad_batches)
+            if means is not None:
+                self.log_dict(means, batch_size=batch.num_anchors)
+                self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=batch.num_anchors)
         return {"loss": output.loss, "features": output.features.detach(), "embeddings": output.embeddings.detach()}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
+        micro_batches = self.trainer.accumulate_grad_batches
+        micro_batch = batch_idx % micro_batches
+        number = self.global_step * micro_batches + micro_batch
+        torch.manual_seed(step_seed(self.seed, number, self.global_rank))
+        if micro_batch == 0:
+            self.before_step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -209,6 +227,8 @@ class Method(pl.LightningModule):
             "step": self.global_step,
             "budget": {"steps": self.global_step, **{k: v * self.global_step for k, v in self.budget_per_step.items()}},
         }
+        if self.language is not None:
+            checkpoint["lgrep"]["language"] = self.language.description(getattr(self, "projector", None))
 
 
 def check_classes(number: int) -> None:
@@ -274,7 +294,7 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of torch's generators in one step: a 63-bit mix of the three numbers.
+    """The seed of torch's generators in one step (or micro-batch): a 63-bit mix of the three numbers.
 
     >>> step_seed(0, 1, 0) != step_seed(0, 0, 1)
     True

@@ -26,6 +26,7 @@ class BYOL(Method):
     """
 
     exact_views = 2
+    compares_pictures = False
 
     def __init__(
         self,

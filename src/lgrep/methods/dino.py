@@ -12,8 +12,9 @@ from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
 from lgrep.losses import batch_center, dino
 from lgrep.methods.base import Method, StepOutput, views_by_size
+from lgrep.methods.modules.multi_crop import in_batch_order
 from lgrep.methods.modules.prototypes import DinoHead
-from lgrep.methods.modules.teacher import Teacher, cosine_momentum
+from lgrep.methods.modules.teacher import Teacher, cosine_momentum, warmed_up
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,6 +60,7 @@ class DINO(Method):
         self.student_temperature, self.momentum, self.targets = student_temperature, momentum, targets
         self.temperatures = (warmup_teacher_temperature, teacher_temperature, warmup_share)
         self.center_momentum, self.freeze_share = center_momentum, freeze_share
+        self.compares_pictures = targets == "sinkhorn"
         self.projector = DinoHead(backbone.dim, prototypes, hidden_dim, bottleneck_dim)
         self.teacher = Teacher(backbone=self.backbone, projector=self.projector)
         self.register_buffer("center", torch.zeros(prototypes))
@@ -72,13 +74,11 @@ class DINO(Method):
         with torch.no_grad():
             seen = self.encode(batch.select(range(len(teacher_views))), self.teacher["backbone"])
             targets = self.teacher["projector"](seen).chunk(len(teacher_views))
-        first, last, warmup = self.temperatures
-        temperature = last if self.progress >= warmup else first + (last - first) * self.progress / warmup
+        temperature = warmed_up(*self.temperatures, self.progress)
         center = self.center if self.targets == "centering" else None
         loss = dino(scores.chunk(batch.num_views), targets, center, self.student_temperature, temperature)
         self.center.lerp_(batch_center(targets).to(self.center), 1.0 - self.center_momentum)
-        place = torch.tensor([order.index(v) for v in range(len(order))], device=features.device)
-        return StepOutput(loss, _reordered(features, place), _reordered(scores, place), {})
+        return StepOutput(loss, in_batch_order(features, order), in_batch_order(scores, order), {})
 
     def resting(self) -> list[Tensor]:
         return [self.projector.prototypes] if self.progress < self.freeze_share else []
@@ -86,9 +86,3 @@ class DINO(Method):
     def after_step(self) -> None:
         momentum = cosine_momentum(self.momentum, self.progress)
         self.teacher.follow(momentum, backbone=self.backbone, projector=self.projector)
-
-
-def _reordered(rows: Tensor, place: Tensor) -> Tensor:
-    """Rows [V * B, D] with the views in their order in the batch."""
-    views = rows.view(len(place), -1, rows.shape[1]).index_select(0, place)
-    return views.flatten(0, 1)

@@ -31,6 +31,8 @@ class MAE(Method):
 
     min_anchors = 1
     exact_views = 1
+    compares_pictures = False
+    calls_backbone = False
     positions: Tensor
 
     def __init__(

@@ -52,14 +52,16 @@ class MoCoV3(Method):
         self.predictor = MLPHead(width, predictor_dims, bias=False, last_norm=True, last_affine=False)
         self.teacher = Teacher(backbone=self.backbone, projector=self.projector)
 
+    def before_step(self) -> None:
+        """As published, the teacher has taken its step when it makes the keys."""
+        momentum = cosine_momentum(self.momentum, self.progress)
+        self.teacher.follow(momentum, backbone=self.backbone, projector=self.projector)
+
     def training_loss(self, batch: Batch) -> StepOutput:
         features = self.encode(batch)
         embeddings = apply_per_view(self.projector, features, 2)
         qa, qb = apply_per_view(self.predictor, embeddings, 2).chunk(2)
         with torch.no_grad():
-            # as published, the teacher has taken its step when it makes the keys
-            momentum = cosine_momentum(self.momentum, self.progress)
-            self.teacher.follow(momentum, backbone=self.backbone, projector=self.projector)
             targets = self.encode(batch, self.teacher["backbone"])
             ka, kb = apply_per_view(self.teacher["projector"], targets, 2).chunk(2)
         loss = moco_v3(qa, qb, ka, kb, self.temperature)

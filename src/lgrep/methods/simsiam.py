@@ -22,6 +22,7 @@ class SimSiam(Method):
     """
 
     exact_views = 2
+    compares_pictures = False
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class Supervised(Method):
     """
 
     needs_labels = True
+    compares_pictures = False
 
     def __init__(
         self, backbone: Backbone, num_classes: int, label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -56,10 +56,12 @@ class SwAV(Method):
         self.prototypes = Prototypes(self.projector.out_dim, prototypes)
         self.queue = AssignmentQueue(queue_size, self.projector.out_dim) if queue_size else None
 
+    def before_step(self) -> None:
+        self.prototypes.unit_length()
+
     def training_loss(self, batch: Batch) -> StepOutput:
         features = self.encode(batch)
         embeddings = self.projector(features)
-        self.prototypes.unit_length()
         units = normalize(embeddings, dim=1).chunk(batch.num_views)
         scores = [self.prototypes(unit) for unit in units]
         assigned = next(iter(views_by_size(batch).values()))

@@ -34,6 +34,7 @@ class TReX(Method):
     """
 
     needs_labels = True
+    compares_pictures = False
 
     def __init__(
         self,
@@ -55,6 +56,11 @@ class TReX(Method):
         self.classifier = None if memory_size else nn.Linear(bottleneck_dim, num_classes, bias=False)
         self.teacher = Teacher(backbone=self.backbone, projector=self.projector) if memory_size else None
 
+    def before_step(self) -> None:
+        """As published, the teacher steps with the weights of this forward pass; it then fills the memory."""
+        if self.teacher is not None:
+            self.teacher.follow(self.momentum, backbone=self.backbone, projector=self.projector)
+
     def training_loss(self, batch: Batch) -> StepOutput:
         features = self.encode(batch)
         embeddings = self.projector(features)
@@ -66,10 +72,8 @@ class TReX(Method):
 
     @torch.no_grad()
     def _remember(self, batch: Batch) -> None:
-        """As published: the teacher steps with the weights of this forward pass, then fills the memory."""
         if self.memory is None or self.teacher is None:
             return
-        self.teacher.follow(self.momentum, backbone=self.backbone, projector=self.projector)
         first = next(iter(views_by_size(batch).values()))[0]
         seen: Tensor = self.teacher["projector"](self.encode(batch.select([first]), self.teacher["backbone"]))
         self.memory.update(seen, batch.label[first])

@@ -43,6 +43,8 @@ class Modalities:
         vocab_size, context_length: of the tokeniser.
         caption_dim: of stored caption features; 0: there are none.
         texts: T, text views.
+        tokenizer: its registry name; empty: unknown.
+        stored: stored caption features as SET/COLUMN; empty: there are none.
     """
 
     image_dim: int
@@ -51,6 +53,8 @@ class Modalities:
     context_length: int = 77
     caption_dim: int = 0
     texts: int = 1
+    tokenizer: str = ""
+    stored: str = ""
 
 
 class LanguageObjective(nn.Module):
@@ -85,6 +89,7 @@ class LanguageObjective(nn.Module):
         tower = Tower() if tower is None else tower
         self.views, self.image_views, self.weight, self.max_scale = views, image_views, weight, max_scale
         self.frozen = tower.name == "features"
+        self._described = (tower, modalities)
         self._check(modalities)
         if self.frozen:
             self.tower, self.text_dim = None, modalities.caption_dim
@@ -114,6 +119,38 @@ class LanguageObjective(nn.Module):
         assert batch.text is not None
         features: Tensor = self.tower(batch.text[number], regularise)
         return features
+
+    def spaces(self) -> dict[str, tuple[str, str, str]]:
+        """Attributes of each joint space: image projection, text projection and logit scale."""
+        return {"z": ("image_projection", "text_projection", "logit_scale")}
+
+    def description(self, projector: nn.Module | None = None) -> dict[str, Any]:
+        """What rebuilds the text side from a checkpoint's weights: registry names, numbers and state-dict prefixes.
+
+        Args:
+            projector: of the method.
+        """
+        tower, modalities = self._described
+        own = projector if self.source == "embeddings" else None  # the method's head places pictures
+        gelu = own is not None and any(isinstance(layer, nn.GELU) for layer in own.modules())
+        # public weights are replaced by the checkpoint's, and a checkpoint may not name files to open
+        options = {key: value for key, value in tower.options.items() if key != "weights"}
+        return {
+            "tower": {"name": tower.name, "options": options},
+            "tokenizer": modalities.tokenizer,
+            "vocab_size": modalities.vocab_size,
+            "context_length": modalities.context_length,
+            "stored": modalities.stored,
+            "activation": "gelu" if gelu else "relu",
+            "spaces": {
+                name: {
+                    "image": f"language.{image}" if own is None else "projector",
+                    "text": f"language.{text}",
+                    "logit_scale": f"language.{scale}",
+                }
+                for name, (image, text, scale) in self.spaces().items()
+            },
+        }
 
     def after_step(self) -> None:
         """Clamps the logit scales."""

@@ -72,7 +72,7 @@ class ClipRocketObjective(LanguageObjective):
     ) -> None:
         super().__init__(modalities, views, image_views, tower, weight, max_scale)
         self.label_smoothing, self.reduction, self.gather_gradients = label_smoothing, reduction, gather_gradients
-        self.cross_weight = cross_weight
+        self.cross_weight, self.separate = cross_weight, separate_projections
         widths = (modalities.image_dim, self.text_dim)
         weak = [projection(weak_projection, width, embed_dim, hidden_dim) for width in widths]
         self.image_projection, self.text_projection = weak
@@ -89,6 +89,11 @@ class ClipRocketObjective(LanguageObjective):
             if cross == "none"
             else CROSS[cross](*widths, gather_gradients=gather_gradients, **(cross_options or {}))
         )
+
+    def spaces(self) -> dict[str, tuple[str, str, str]]:
+        if not self.separate:
+            return super().spaces()
+        return {**super().spaces(), "h": ("strong_image_projection", "strong_text_projection", "strong_logit_scale")}
 
     def attach(self, backbone: nn.Module) -> None:
         if self.cross is not None:

@@ -7,7 +7,7 @@ place of gradient caching, https://arxiv.org/abs/2101.06983: one backward, and r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -25,15 +25,19 @@ def encode_in_chunks(backbone: nn.Module, batch: Batch) -> Tensor:
         features: Tensor = backbone(batch.piece(view, number))
         return features
 
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), kept_statistics(backbone)
-
     features = [
-        checkpoint(piece, view, number, use_reentrant=False, context_fn=contexts)
+        checkpoint(piece, view, number, use_reentrant=False, context_fn=restoring_statistics(backbone))
         for view in range(batch.num_views)
         for number in range(batch.num_pieces)
     ]
     return torch.cat(features)
+
+
+def restoring_statistics(
+    network: nn.Module,
+) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
+    """What `torch.utils.checkpoint` wants as `context_fn`: the second run leaves BatchNorm's statistics alone."""
+    return lambda: (nullcontext(), kept_statistics(network))
 
 
 @contextmanager

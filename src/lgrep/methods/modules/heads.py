@@ -12,10 +12,11 @@ from torch.nn.functional import normalize
 from lgrep.errors import ConfigError, did_you_mean
 
 NORMS = ("batch", "layer", "none")
+ACTIVATIONS = ("relu", "gelu")
 
 
 class MLPHead(nn.Sequential):
-    """Linear -> norm -> ReLU for every layer but the last, which is a Linear alone.
+    """Linear -> norm -> activation for every layer but the last, which is a Linear alone.
 
     The defaults are StableRep's projector, used on the CLS feature. Linear layers and norms keep torch's
     initialisation (BatchNorm: eps 1e-5, momentum 0.1). To share batch statistics between processes, convert
@@ -25,9 +26,12 @@ class MLPHead(nn.Sequential):
         in_dim: width of the features, [N, in_dim].
         dims: widths of the layers, the last being that of the output.
         bias: biases of the Linear layers.
+        last_bias: of the last one; None: like the others.
         norm: `batch`, `layer` or `none`.
         last_norm: the norm also after the last Linear (SimSiam's projector).
         last_affine: whether that last norm has a scale and a shift (Barlow Twins and MoCo v3: not).
+        activation: `relu` or `gelu`.
+        init_std: standard deviation of truncated normal weights, with zero biases; None: torch's initialisation.
 
     Attributes:
         out_dim: width of the output, [N, out_dim].
@@ -53,9 +57,14 @@ class MLPHead(nn.Sequential):
         norm: str = "batch",
         last_norm: bool = False,
         last_affine: bool = True,
+        activation: str = "relu",
+        last_bias: bool | None = None,
+        init_std: float | None = None,
     ) -> None:
         if norm not in NORMS:
             raise ConfigError(f"Unknown norm {norm!r} of a head; {did_you_mean(norm, NORMS)} Type e.g. norm=batch.")
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"Unknown activation {activation!r} of a head; {did_you_mean(activation, ACTIVATIONS)}")
         if last_norm and norm == "none":
             raise ConfigError("last_norm=true needs a norm; type norm=batch or norm=layer, or last_norm=false.")
         if not dims or min(in_dim, *dims) < 1:
@@ -66,7 +75,10 @@ class MLPHead(nn.Sequential):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (width_in, width_out) in enumerate(zip((in_dim, *dims), dims, strict=False), start=1):
             last = number == len(dims)
-            layers[f"linear{number}"] = nn.Linear(width_in, width_out, bias=bias)
+            biased = bias if last_bias is None or not last else last_bias
+            layers[f"linear{number}"] = nn.Linear(width_in, width_out, bias=biased)
+            if init_std is not None:
+                _truncated_normal(layers[f"linear{number}"], init_std)
             if norm != "none" and (last_norm or not last):
                 affine = last_affine or not last
                 layers[f"norm{number}"] = (
@@ -75,7 +87,7 @@ class MLPHead(nn.Sequential):
                     else nn.LayerNorm(width_out, elementwise_affine=affine)
                 )
             if not last:
-                layers[f"relu{number}"] = nn.ReLU(inplace=True)
+                layers[f"{activation}{number}"] = nn.ReLU(inplace=True) if activation == "relu" else nn.GELU()
         super().__init__(layers)
         self.out_dim = dims[-1]
 
@@ -105,9 +117,7 @@ class TrexProjector(nn.Module):
         layers.append(nn.Linear(hidden_dim if hidden_layers else in_dim, out_dim, bias=False))
         for layer in layers:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+                _truncated_normal(layer, 0.02)
         self.layers = nn.Sequential(*layers)
         self.out_dim = out_dim
 
@@ -115,6 +125,13 @@ class TrexProjector(nn.Module):
         """[N, in_dim] to [N, out_dim], not normalised."""
         output: Tensor = self.layers(normalize(features, dim=1) if self.normalise_input else features)
         return output
+
+
+def _truncated_normal(layer: nn.Module, std: float) -> None:
+    assert isinstance(layer, nn.Linear)
+    nn.init.trunc_normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def apply_per_view(head: nn.Module, features: Tensor, num_views: int) -> Tensor:

@@ -53,3 +53,12 @@ def cosine_momentum(base: float, progress: float, final: float = 1.0) -> float:
     (0.996, 1.0)
     """
     return final - (final - base) * (math.cos(math.pi * progress) + 1.0) / 2.0
+
+
+def warmed_up(first: float, last: float, share: float, progress: float) -> float:
+    """A value that rises linearly from `first` to `last` over the first `share` of a run.
+
+    >>> warmed_up(0.0, 1.0, 0.5, 0.25), warmed_up(0.04, 0.07, 0.0, 0.0)
+    (0.5, 0.07)
+    """
+    return last if progress >= share else first + (last - first) * progress / share

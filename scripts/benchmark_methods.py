@@ -1,0 +1,180 @@
+"""Every method on the embedded emoji set, one line each: `python scripts/benchmark_methods.py`.
+
+Trains each row for a few steps with the same settings, then measures kNN and linear accuracy on the test fold beside
+random weights of the same network and raw pixels. A run that is there already is not repeated, so the command can be
+typed again after a stop. Heads and text towers are smaller than published, to fit a CPU; `--full-heads` keeps them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+COMMON = ["data=emoji", "optimizer.base_lr=2e-3", "optimizer.lr_scaling=none", "optimizer.weight_decay=0.05",
+          "schedule.warmup_steps=20", "loader.workers=0", "loader.cache_mb=256", "callbacks=none",
+          "checkpoint.keep=1", "checkpoint.every_n_steps=100000"]  # fmt: skip
+HEADS = {
+    "projector_dims": "[512,128]", "predictor_dims": "[256,128]", "prototypes": "512", "hidden_dim": "256",
+    "bottleneck_dim": "64", "queue_size": "1024", "memory_size": "1024", "decoder_dim": "128", "decoder_depth": "2",
+    "decoder_heads": "4",
+}  # fmt: skip
+TOWER = "language.tower.options={width: 128, heads: 4, layers: 3}"
+PATCHED = ("mae", "synclr")  # methods for vision transformers
+SIBLINGS = {"stablerep": 6, "stablerep_plus": 6, "synclr": 4}
+LABELLED = ("supervised", "trex")
+MAIN = ("simclr", "lg_simclr", "stablerep", "byol", "clip", "dino")
+METRICS = ("knn", "linear", "R@1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: its name, and what is typed for it."""
+
+    name: str
+    method: str
+    overrides: tuple[str, ...] = ()
+
+
+def rows() -> list[Row]:
+    """One row per file of configs/method, and the language-guided ones, which are a pairing."""
+    from lgrep.config.compose import group_choices
+
+    found = []
+    for name in group_choices("method"):
+        extra: list[str] = []
+        if name in SIBLINGS:
+            extra += ["pairing=siblings", f"pairing.pictures={SIBLINGS[name]}"]
+        if name in LABELLED:
+            extra += ["data.where.label.min=0"]
+        if name == "lgslip":
+            extra += ["pairing=neighbour", "pairing.mine=true"]
+        if name != "image_text":  # a part of others
+            found.append(Row(name, name, tuple(extra)))
+    mined = ("pairing=neighbour", "pairing.mine=true")
+    guided = ("simclr", "simsiam", "nnclr", "byol", "barlow_twins")
+    found += [Row(f"lg_{name}", name, mined) for name in guided]
+    return [*found, Row("trex_plain", "trex", ("data.where.label.min=0", "method.memory_size=0"))]
+
+
+def command(row: Row, seed: int, steps: int, anchors: int, runs: Path, full_heads: bool) -> list[str]:
+    """What is typed after `train.py`."""
+    from lgrep.config.compose import compose_config
+
+    backbone = "vit_tiny_small" if row.method in PATCHED else "tiny_resnet"
+    chosen = [f"method={row.method}", f"backbone={backbone}", "backbone.image_size=48", *COMMON, *row.overrides]
+    if not any(override.startswith("pairing") for override in row.overrides) or row.method not in SIBLINGS:
+        chosen.append(f"loader.batch_size={anchors}")
+    else:
+        chosen.append(f"loader.batch_size={anchors * 2 // SIBLINGS[row.method]}")
+    chosen += [f"duration.steps={steps}", f"seed={seed}", f"name={row.name}", f"paths.runs={runs}"]
+    if full_heads:
+        return chosen
+    values, _ = compose_config("train", chosen)
+    chosen += [f"method.{key}={value}" for key, value in HEADS.items() if key in values["method"]]
+    tower = values.get("language", {}).get("tower", {})
+    return [*chosen, *([TOWER] if tower.get("name") == "clip" else [])]
+
+
+def train_all(options: argparse.Namespace, chosen: Sequence[Row]) -> dict[str, list[dict[str, Any]]]:
+    """Summaries per row; a failure is printed and leaves its row out."""
+    from lgrep.config.compose import compose_config
+    from lgrep.errors import LgrepError
+    from lgrep.training.fit import train
+
+    summaries: dict[str, list[dict[str, Any]]] = {}
+    for number, row in enumerate(chosen, 1):
+        for seed in range(options.seeds if row.name in MAIN else 1):
+            typed = command(row, seed, options.steps, options.anchors, options.runs, options.full_heads)
+            print(f"[{number}/{len(chosen)}] train.py {' '.join(typed)}", flush=True)
+            try:
+                summaries.setdefault(row.name, []).append(train(*compose_config("train", typed)))
+            except LgrepError as error:
+                print(f"{row.name}: {error}", flush=True)
+    return summaries
+
+
+def measure(
+    summaries: dict[str, list[dict[str, Any]]], chosen: Sequence[Row], out: Path
+) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+    """Metrics of every model, and the name of the random network beside each row."""
+    from lgrep.evaluation.run import evaluate
+
+    values: dict[str, dict[str, float]] = {}
+    beside: dict[str, str] = {}
+    for patched in (False, True):
+        names = [row.name for row in chosen if (row.method in PATCHED) == patched and row.name in summaries]
+        models = [summary["run_dir"] for name in names for summary in summaries[name]]
+        if not models:
+            continue
+        records = evaluate(models, ["emoji"], out=out / "records", console=Console(file=io.StringIO()))
+        random = next(r["model"]["name"] for r in records if r["model"]["name"].startswith("random/"))
+        beside |= dict.fromkeys(names, random)
+        for record in records:
+            values.setdefault(record["model"]["name"], {}).update(record["values"])
+    return values, beside
+
+
+def table(
+    summaries: dict[str, list[dict[str, Any]]], values: dict[str, dict[str, float]], beside: dict[str, str]
+) -> list[dict[str, Any]]:
+    """One dict per line of results.csv, references last."""
+    lines = []
+    for name, runs in summaries.items():
+        line: dict[str, Any] = {"method": name, "seeds": len(runs)}
+        for metric in METRICS:
+            found = [values[run["run_dir"]][metric] for run in runs]
+            line[metric] = round(statistics.mean(found), 4)
+            line[f"{metric}_sd"] = round(statistics.stdev(found), 4) if len(found) > 1 else ""
+        line["above_random_knn"] = round(line["knn"] - values[beside[name]]["knn"], 4)
+        line["loss"] = round(statistics.mean(run["metrics"]["train/loss"] for run in runs), 4)
+        line["pictures_per_step"] = runs[0]["budget"]["pictures"] // runs[0]["budget"]["steps"]
+        line["steps"] = runs[0]["budget"]["steps"]
+        lines.append(line)
+    for reference in [*dict.fromkeys(beside.values()), "pixels"]:
+        lines.append({"method": reference, **{metric: round(values[reference][metric], 4) for metric in METRICS}})
+    return lines
+
+
+def main() -> None:
+    """Train, measure, write results.csv and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--anchors", type=int, default=48, help="per step; groups of siblings make as many pictures")
+    parser.add_argument("--seeds", type=int, default=3, help="of the main methods; the others have one")
+    parser.add_argument("--full-heads", action="store_true", help="heads and text towers as published")
+    parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--out", type=Path, default=Path("runs/methods"))
+    options = parser.parse_args()
+    known = {row.name: row for row in rows()}
+    unknown = sorted(set(options.methods or ()) - set(known))
+    if unknown:
+        parser.error(f"no method {', '.join(unknown)}; known: {', '.join(known)}")
+    chosen = [known[name] for name in options.methods or known]
+    summaries = train_all(options, chosen)
+    lines = table(summaries, *measure(summaries, chosen, options.out))
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "results.csv").open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    grid = Grid()
+    for column in lines[0]:
+        grid.add_column(column)
+    for line in lines:
+        grid.add_row(*(str(line.get(column, "")) for column in lines[0]))
+    Console().print(grid)
+    print(f"results.csv is in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
