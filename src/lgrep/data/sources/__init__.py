@@ -18,6 +18,7 @@ from lgrep.data.sources.parquet import ParquetSource
 from lgrep.data.sources.published import PublishedSchedule
 from lgrep.data.sources.redcaps import RedCapsSource
 from lgrep.data.sources.shards import ShardSource
+from lgrep.data.sources.torchvision_sets import TorchvisionSource
 from lgrep.data.sources.webdataset import WebDataset
 from lgrep.data.sources.zips import ZipSource
 from lgrep.data.table import Table
@@ -54,6 +55,7 @@ __all__ = [
     "RedCapsSource",
     "ShardSource",
     "Source",
+    "TorchvisionSource",
     "WebDataset",
     "ZipSource",
 ]
