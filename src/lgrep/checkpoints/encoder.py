@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,14 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from lgrep.backbones.registry import LIBRARIES, build_backbone
+from lgrep.checkpoints.published import Published, read_plain, read_published
 from lgrep.data.pictures import to_rgb
 from lgrep.errors import CheckpointError, ConfigError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PIXELS_SIZE = 24
 PREFIX = "backbone."
+WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"  # of an exported folder
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -96,8 +97,10 @@ def load_encoder(
     """An image encoder in evaluation mode and the transform of its pictures.
 
     Args:
-        name_or_path: a run folder (its `checkpoints/last.ckpt`; in a folder of runs the newest), a checkpoint file, a public model
-            (`timm/NAME`, `torchvision/NAME`, `open_clip/NAME` or a bare NAME; pre-trained weights),
+        name_or_path: a run folder (its `checkpoints/last.ckpt`; in a folder of runs the newest), a checkpoint file, a file
+            that others published (`lgrep.checkpoints.formats`), a folder that `scripts/convert_checkpoint.py` wrote, a
+            public model (`timm/NAME`, `torchvision/NAME`, `open_clip/NAME`, `open_clip/NAME/WEIGHTS` or a bare NAME;
+            pre-trained weights),
             `random/NAME` (the same network with random weights) or `pixels` (24 px, flattened).
         image_size: side of the pictures in px; None takes the checkpoint's or the library's, 24 for pixels.
         device: where the encoder is put.
@@ -148,7 +151,9 @@ def random_encoder(name: str, image_size: int | None = None, seed: int = 0, **op
 
 def is_checkpoint(name: str) -> bool:
     """Whether `load_encoder` takes `name` for a file or folder rather than for a model."""
-    path_like = name.startswith(("/", "./", "../")) or name.endswith((".ckpt", ".pt", ".pth"))
+    path_like = name.startswith(("/", "./", "../")) or name.endswith(
+        (".ckpt", ".pt", ".pth", ".pth.tar", ".safetensors")
+    )
     return name.split("/")[0] not in (*LIBRARIES, "random", "pixels") and (path_like or Path(name).exists())
 
 
@@ -180,26 +185,60 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, damaged, holding other objects than tensors and plain types, or foreign.
     """
     file = checkpoint_file(Path(path))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of odd pickle protocols before it refuses them
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file} is damaged, or holds objects besides tensors and plain types, which are never loaded"
-        ) from error
-    except Exception as error:  # zip, pickle and tensor readers raise almost anything on broken files
-        raise CheckpointError(f"{file} cannot be read as a checkpoint, it may be cut off: {_line(error)}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("lgrep"), dict) or "state_dict" not in content:
-        found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
+    return _own(read_plain(file), file)
+
+
+def _own(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    if not isinstance(content.get("lgrep"), dict) or "state_dict" not in content:
+        found = sorted(map(str, content))[:8]
         raise CheckpointError(f"{file} was not written by lgrep: it needs 'state_dict' and 'lgrep', and has {found}")
     return content
 
 
 def _from_checkpoint(path: Path, image_size: int | None) -> tuple[nn.Module, EvaluationTransform]:
+    """A run, a checkpoint of this project, an exported folder or a published file."""
+    if (path / DESCRIPTION).is_file() and (path / WEIGHTS).is_file():
+        return _rebuilt(*_exported(path), path, image_size)
     file = checkpoint_file(path)
-    content = read_checkpoint(file)
-    name, options, image = _described(content["lgrep"], file)
+    content = read_plain(file)
+    if "lgrep" not in content:
+        return published_encoder(read_published(file, content=content), file, image_size)
+    about, states = _own(content, file)["lgrep"], content["state_dict"]
+    own = {key.removeprefix(PREFIX): value for key, value in states.items() if key.startswith(PREFIX)}
+    return _rebuilt(about, own, file, image_size)
+
+
+def published_encoder(
+    found: Published, file: Path, image_size: int | None = None
+) -> tuple[nn.Module, EvaluationTransform]:
+    """The network of a published file with its weights; ImageNet's statistics.
+
+    Raises:
+        CheckpointError: weights that do not fit the network.
+    """
+    image = {"size": found.image_size, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "interpolation": found.interpolation}
+    about = {"backbone": {"name": found.backbone, "options": found.options}, "image": image}
+    return _rebuilt(about, found.states, file, image_size)
+
+
+def _exported(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Description and weights of a folder that `lgrep.checkpoints.exporting` wrote."""
+    states = read_plain(folder / WEIGHTS)
+    try:
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        settings = about["pretrained_cfg"]
+        image = {"size": settings["input_size"][-1], **{key: settings[key] for key in ("mean", "std", "interpolation")}}
+        return {"backbone": about["lgrep"], "image": image}, states
+    except (ValueError, KeyError, TypeError, LookupError) as error:
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} does not describe an exported encoder: {_line(error)}"
+        ) from error
+
+
+def _rebuilt(
+    about: Mapping[str, Any], states: Mapping[str, Tensor], file: Path, image_size: int | None
+) -> tuple[nn.Module, EvaluationTransform]:
+    name, options, image = _described(about, file)
     size = image_size or int(image["size"])
     own_size = options.pop("image_size", None)
     try:
@@ -207,9 +246,7 @@ def _from_checkpoint(path: Path, image_size: int | None) -> tuple[nn.Module, Eva
             encoder = build_backbone(name, image_size=size if own_size is not None else None, **options)
     except ConfigError as error:
         raise CheckpointError(f"the backbone of {file} cannot be rebuilt: {error}") from error
-    states = content["state_dict"]
-    own = {key.removeprefix(PREFIX): value for key, value in states.items() if key.startswith(PREFIX)}
-    _load_strictly(encoder, own, file)
+    load_strictly(encoder, states, file)
     interpolation = str(image.get("interpolation", "bilinear"))
     if interpolation not in _FILTERS:
         raise CheckpointError(f"{file} asks for interpolation '{interpolation}'; known: {', '.join(_FILTERS)}")
@@ -235,7 +272,12 @@ def _described(about: Mapping[str, Any], file: Path) -> tuple[str, dict[str, Any
     return name, options, image
 
 
-def _load_strictly(encoder: nn.Module, states: Mapping[str, Tensor], file: Path) -> None:
+def load_strictly(encoder: nn.Module, states: Mapping[str, Tensor], file: str | Path) -> None:
+    """Put weights into a module that they must fit exactly.
+
+    Raises:
+        CheckpointError: missing, unexpected or misshapen weights, listed.
+    """
     expected = encoder.state_dict()
     wrong = [
         ("missing", sorted(expected.keys() - states.keys())),
@@ -262,8 +304,12 @@ def _load_strictly(encoder: nn.Module, states: Mapping[str, Tensor], file: Path)
 
 
 def _public(name: str, image_size: int | None) -> nn.Module:
+    weights = ""
+    if name.startswith("open_clip/"):
+        name, weights = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     try:
-        return build_backbone(name, image_size=image_size, pretrained=True)
+        options: dict[str, Any] = {"weights": weights} if weights else {}
+        return build_backbone(name, image_size=image_size, pretrained=True, **options)
     except ConfigError as error:
         raise ConfigError(
             f"{error} (models are also a run folder, a checkpoint file, random/NAME or pixels)"
@@ -275,16 +321,21 @@ def _public(name: str, image_size: int | None) -> nn.Module:
 
 
 def _library_transform(encoder: nn.Module, image_size: int | None) -> EvaluationTransform:
-    """The library's picture settings (timm's `pretrained_cfg`), without its crop margin; else ImageNet's."""
-    settings: Mapping[str, Any] = getattr(encoder, "pretrained_cfg", None) or {}
+    """The library's picture settings (timm's `pretrained_cfg`, open_clip's), without its crop margin; else ImageNet's."""
+    settings: Mapping[str, Any] = getattr(encoder, "pretrained_cfg", None) or getattr(encoder, "preprocess_cfg", {})
     mean, std = settings.get("mean") or IMAGENET_MEAN, settings.get("std") or IMAGENET_STD
     interpolation = str(settings.get("interpolation", "bilinear"))
     return EvaluationTransform(
-        image_size or int(settings.get("input_size", (3, 224, 224))[-1]),
+        image_size or _side(settings),
         tuple(getattr(encoder, "image_mean", mean)),
         tuple(getattr(encoder, "image_std", std)),
         interpolation if interpolation in _FILTERS else "bilinear",
     )
+
+
+def _side(settings: Mapping[str, Any]) -> int:
+    size = settings.get("size", settings.get("input_size", 224))
+    return int(size[-1] if isinstance(size, (list, tuple)) else size)
 
 
 def _line(error: Exception) -> str:
