@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from lgrep.data.inspection.inspect import Duplicates, Group, Inspection, Shown
 from lgrep.data.inspection.statistics import Agreement, Histogram, Hubs, Repeated
-from lgrep.data.notices import shown
+from lgrep.html_page import document, text, write_document
 
 LARGE = 32 * 2**20  # bytes from which browsers take their time
 LONGEST = 300  # characters of a caption
 _STYLE = """
-body{font:14px/1.45 system-ui,sans-serif;color:#1f2328;margin:2em auto;max-width:1200px;padding:0 1em}
-h1{font-size:22px} h2{font-size:17px;margin:1.8em 0 .5em} table{border-collapse:collapse}
-td,th{padding:2px 14px 2px 0;text-align:left;vertical-align:top} th{color:#6b7280;font-weight:500}
-td.n{text-align:right;font-variant-numeric:tabular-nums}
 section.group{border-top:1px solid #d8dce2;padding:10px 0} .row{display:flex;flex-wrap:wrap;gap:10px;margin:6px 0}
 figure{margin:0;width:136px} figure img{max-width:128px;max-height:128px;border:1px solid #d8dce2;border-radius:3px}
-figcaption{font-size:11px;color:#6b7280;overflow-wrap:anywhere} .broken{color:#d64545} .bar{fill:#4c78a8}
-.bar:hover{fill:#2e9e5b} svg text{font-size:11px;fill:#6b7280} .views img{border-style:dashed}
-p.caption{margin:.2em 0;overflow-wrap:anywhere}
+figcaption{font-size:11px;color:#6b7280;overflow-wrap:anywhere} .broken{color:#d64545}
+.views img{border-style:dashed} p.caption{margin:.2em 0;overflow-wrap:anywhere}
 """
 
 
@@ -38,12 +32,7 @@ def write_page(found: Inspection, settings: Mapping[str, str], path: Path) -> in
     Returns:
         Its size in bytes.
     """
-    content = page(found, settings).encode("utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return len(content)
+    return write_document(path, page(found, settings))
 
 
 def page(found: Inspection, settings: Mapping[str, str]) -> str:
@@ -60,18 +49,7 @@ def page(found: Inspection, settings: Mapping[str, str]) -> str:
         f"<h2>{len(found.groups)} of {found.anchors:,} anchors</h2>",
         *(_group(group) for group in found.groups),
     ]
-    # Even if an escape were forgotten, no script would run and nothing would be fetched.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{text(title)}</title><style>{_STYLE}</style>"
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(blocks) + "\n</body></html>\n"
-
-
-def text(value: object) -> str:
-    """Data as one line of HTML text."""
-    return escape(shown(value))
+    return document(title, blocks, _STYLE)
 
 
 def histogram_svg(histogram: Histogram, unit: str, width: int = 640, height: int = 130) -> str:

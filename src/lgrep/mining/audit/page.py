@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lgrep.data.inspection.page import histogram_svg, text
+from lgrep.data.inspection.page import histogram_svg
+from lgrep.html_page import document, rows_of, text, write_document
 from lgrep.mining.audit.compare import Compared
 from lgrep.mining.audit.findings import Audit, Leakage, Pair
-from lgrep.records import write_text
-
-_STYLE = (
-    "body{font:14px/1.45 system-ui,sans-serif;color:#1f2328;margin:2em auto;max-width:1100px;padding:0 1em}"
-    "h2{font-size:17px;margin:1.8em 0 .5em} table{border-collapse:collapse} .bar{fill:#4c78a8}"
-    "td,th{padding:2px 14px 2px 0;text-align:left;vertical-align:top;overflow-wrap:anywhere} th{color:#6b7280}"
-    "svg text{font-size:11px;fill:#6b7280}"
-)
 
 
 def write_audit(
@@ -39,23 +32,7 @@ def write_audit(
         *(_leakage(found.leakage) if found.leakage is not None else ()),
         *_compared(compared, missing),
     ]
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    head = (
-        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>neighbours</title><style>{_STYLE}</style>"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = (
-        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(blocks) + "\n</body></html>\n"
-    )
-    write_text(path, content)
-
-
-def rows_of(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """A table of cells that are HTML already."""
-    lines = [f"<tr>{''.join(f'<th>{cell}</th>' for cell in head)}</tr>"] if head else []
-    lines += [f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<table>{''.join(lines)}</table>"
+    write_document(path, document("neighbours", blocks))
 
 
 def _similarity(found: Audit) -> Iterable[str]:

@@ -1,0 +1,1 @@
+"""Reports over evaluation records: HTML, Markdown and LaTeX."""
