@@ -11,7 +11,7 @@ INSTALL := $(BIN)/python -m pip install
 MAKE_VENV := $(PYTHON) -m venv $(VENV)
 endif
 
-.PHONY: demo test lint install clean help
+.PHONY: demo test lint check install clean help
 
 help:
 	@echo "make demo   train and evaluate on the embedded pictures (about 5 minutes on 2 cores)"
@@ -41,8 +41,12 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+check: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+# the type checks take one core for a minute, beside the tests
+test: $(VENV)/.test
+	@$(MAKE) --no-print-directory -j2 lint check
 
 clean:
 	rm -rf $(VENV) build dist

@@ -16,6 +16,7 @@ USAGE = f"""usage: python scripts/prepare_data.py data=NAME [data.KEY=VALUE ...]
   python scripts/prepare_data.py data=folder data.root=PICTURES data.captions=sidecar out=SET
   python scripts/prepare_data.py source=folder root=PICTURES out=SET size=256 format=jpeg quality=90 workers=16
   python scripts/prepare_data.py data=folder data.root=PICTURES data.limit=1000 out=SAMPLE
+  python scripts/prepare_data.py make=dataset make.dataset=aircraft make.archives=DOWNLOADS out=datasets/aircraft
 
 SET is a folder that data=shards data.root=SET trains from. Bytes of pictures are untouched unless size or format
 ask for others; broken pictures are left out and named in SET/skipped.jsonl. The same command goes on after any
@@ -30,21 +31,34 @@ def prepare_data(values: dict[str, Any], choices: dict[str, str]) -> None:
     """Parse the configuration and do its task."""
     config = parse(PrepareConfig, values)
     check_task(config)
-    if config.make is not None:
-        print(build(validate_spec(config.make, "make", injected=("out",)), out=Path(config.out)))
-        return
-    source = build_source(source_spec(config.data))
-
     from lgrep.data.preparing import Encoding, prepare
     from lgrep.data.workers import usable_cores
 
+    encoding = Encoding(config.size, config.format, config.quality, config.check)
+    workers = usable_cores() if config.workers is None else config.workers
+    if config.make is not None:
+        spec = validate_spec(
+            config.make, "make", injected=("out", "encoding", "shard_rows", "workers", "max_skip_share")
+        )
+        print(
+            build(
+                spec,
+                out=Path(config.out),
+                encoding=encoding,
+                shard_rows=config.shard_rows,
+                workers=workers,
+                max_skip_share=config.max_skip_share,
+            )
+        )
+        return
+    source = build_source(source_spec(config.data))
     table = source.training()
     about = prepare(
         table,
         config.out,
-        Encoding(config.size, config.format, config.quality, config.check),
+        encoding,
         config.shard_rows,
-        usable_cores() if config.workers is None else config.workers,
+        workers,
         config.max_skip_share,
         config.name,
         getattr(source, "left_out", ()),

@@ -1,7 +1,7 @@
 """Runs a test function on several processes joined by gloo.
 
-The processes are started once per session and wait for work, so a call costs milliseconds. A function is
-sent as (file, name), so it has to stand at the top level of the test file.
+The processes are started once per session (see `programs.py`) and wait for work, so a call costs milliseconds.
+A function is sent as (file, name), so it has to stand at the top level of the test file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -19,12 +20,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from programs import Program
+
 TIMEOUT = 60.0  # seconds that a collective, and a whole call beyond its start, may take
-_pool: list[tuple[BaseProcess, Connection]] = []
+_pool: list[tuple[Program, Connection]] = []
 
 
 CONNECT_ATTEMPTS = 3
@@ -66,20 +68,19 @@ def close_processes() -> None:
         with contextlib.suppress(OSError):
             connection.send_bytes(pickle.dumps(None))
         connection.close()
-        process.join(timeout=5)
-        if process.is_alive():
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
     _pool.clear()
 
 
 def _start(number: int) -> None:
-    context = multiprocessing.get_context("spawn")
     while len(_pool) < number:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        process.start()
-        theirs.close()
-        _pool.append((process, ours))
+        ours, theirs = multiprocessing.Pipe()
+        with theirs:  # a socket, which carries both directions
+            _pool.append((Program([sys.executable, __file__], stdin=theirs.fileno()), ours))
 
 
 def _collect(world_size: int) -> list[Any]:
@@ -112,7 +113,7 @@ def _kill() -> None:
     for process, connection in _pool:
         connection.close()
         process.kill()
-        process.join()
+        process.wait()
     _pool.clear()
 
 
@@ -165,3 +166,7 @@ def _detached(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_detached(entry) for entry in value)
     return value
+
+
+if __name__ == "__main__":
+    _serve(Connection(os.dup(0)))

@@ -16,6 +16,7 @@ import pytest
 from archives import archives
 from layouts import stablerep_layout
 from made import picture_folder
+from programs import run_program
 
 from lgrep.cli import _with_demo, run
 from lgrep.config.compose import compose_config, parse
@@ -34,9 +35,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO_SHORT = ("duration.steps=3", "schedule.warmup_steps=1", "loader.batch_size=8", "trainer.accelerator=cpu")
 
 
-def start(*command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def start(*command: str, cold: bool = False) -> subprocess.CompletedProcess[str]:
+    """`cold`: in a fresh interpreter."""
+    if not cold:
+        return run_program([sys.executable, *command], cwd=ROOT)
     return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=300, check=False, cwd=folder or ROOT
+        [sys.executable, *command], capture_output=True, text=True, timeout=300, check=False, cwd=ROOT
     )
 
 
@@ -53,7 +57,7 @@ def readme_commands() -> list[str]:
 
 
 def test_the_demo_trains_evaluates_and_leaves_its_files(tmp_path: Path) -> None:
-    trained = start("train.py", "+experiment=stablerep_emoji", *DEMO_SHORT, f"paths.runs={tmp_path}/runs")
+    trained = start("train.py", "+experiment=stablerep_emoji", *DEMO_SHORT, f"paths.runs={tmp_path}/runs", cold=True)
     assert trained.returncode == 0, trained.stderr
     assert "5 positives per picture" in trained.stdout
     folder = next((tmp_path / "runs" / "stablerep_emoji").iterdir())
@@ -62,7 +66,8 @@ def test_the_demo_trains_evaluates_and_leaves_its_files(tmp_path: Path) -> None:
     for name in ("positives_step0", "curves", "neighbours"):
         assert (folder / "plots" / f"{name}.png").stat().st_size > 5000, name
     assert str(folder) in trained.stdout
-    measured = start("evaluate.py", f"model={tmp_path}/runs/stablerep_emoji", "dataset=digits", f"out={tmp_path}/out")
+    command = ("evaluate.py", f"model={tmp_path}/runs/stablerep_emoji", "dataset=digits", f"out={tmp_path}/out")
+    measured = start(*command, cold=True)
     assert measured.returncode == 0, measured.stderr
     assert "pixels" in measured.stdout and "random" in measured.stdout
     assert (tmp_path / "out" / "results.csv").is_file()
@@ -70,7 +75,7 @@ def test_the_demo_trains_evaluates_and_leaves_its_files(tmp_path: Path) -> None:
 
 
 def test_wrong_input_on_the_command_line(tmp_path: Path) -> None:
-    wrong = start("train.py", "method.temprature=0.1", folder=ROOT)
+    wrong = start("train.py", "method.temprature=0.1")
     assert wrong.returncode == 2
     assert "did you mean 'temperature'" in wrong.stderr
     assert "Traceback" not in wrong.stderr

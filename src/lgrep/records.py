@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 import lgrep
 
@@ -74,7 +75,8 @@ def make_record(
 def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
     """Write a record and, when it has predictions, their `.npz` sidecar; readers never see half a file.
 
-    The name is `MODEL.DATASET.EVALUATOR.WEIGHTS.sSEED.json`; measuring the same again replaces it.
+    The name is `MODEL.DATASET.EVALUATOR.WEIGHTS.[PROTOCOL.]sSEED.json`, with the record's `protocol` if it has one;
+    measuring the same again replaces it.
 
     Returns:
         The JSON file.
@@ -82,6 +84,7 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = (record["model"]["name"], record["dataset"], record["evaluator"], record["weights_hash"])
+    parts += (record["protocol"],) if "protocol" in record else ()
     stem = ".".join(_slug(str(part)) for part in parts) + f".s{record['seed']}"
     plain = dict(record)
     arrays = plain.pop("predictions", {})
@@ -128,6 +131,8 @@ def weights_hash(module: nn.Module) -> str:
     """16 hexadecimal digits over names, types, shapes and bytes of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
+        if isinstance(value, DTensor):  # divided among processes, all of which have to ask
+            value = value.full_tensor()
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -9,7 +9,7 @@ from torch import nn
 
 from lgrep.checkpoints.encoder import EvaluationTransform
 from lgrep.errors import DataError
-from lgrep.evaluation.features import extract_features
+from lgrep.evaluation.features import extract_features, feature_batches
 from lgrep.records import weights_hash
 
 TRANSFORM = EvaluationTransform(8)
@@ -77,3 +77,19 @@ def test_features_that_are_not_finite_are_refused() -> None:
         extract_features(network, _pictures(2), TRANSFORM)
     with pytest.raises(DataError, match="no pictures"):
         extract_features(network, [], TRANSFORM)
+
+
+def test_the_random_state_is_left_alone() -> None:
+    network = _network()
+    before = torch.get_rng_state()
+    extract_features(network, _pictures(5), TRANSFORM)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_batches_come_one_by_one_and_the_modes_between_them_are_the_callers() -> None:
+    network = _network().train()
+    sizes = []
+    for batch in feature_batches(network, _pictures(7), TRANSFORM, batch_size=3):
+        assert network.training and torch.is_grad_enabled()
+        sizes.append(len(batch))
+    assert sizes == [3, 3, 1]

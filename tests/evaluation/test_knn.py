@@ -6,7 +6,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from lgrep.errors import DataError
-from lgrep.evaluation.knn import knn_predict
+from lgrep.evaluation.knn import knn_grid, knn_predict
 
 
 @pytest.fixture
@@ -77,3 +77,23 @@ def test_wrong_k_names_the_range(k: int) -> None:
 
 def test_no_queries_give_no_predictions() -> None:
     assert knn_predict(torch.eye(3), torch.arange(3), torch.zeros(0, 3), k=1).shape == (0,)
+
+
+def test_a_grid_equals_its_values_one_by_one(blobs: tuple[torch.Tensor, ...]) -> None:
+    gallery, labels, queries = blobs
+    # coarse values make many equal similarities, also across the borders of the grid
+    gallery, queries = gallery.round(), torch.cat([queries.round(), gallery.round()[:20]])
+    ks, temperatures = (1, 3, 10, 50, 203), (None, 0.07)
+    found = knn_grid(gallery, labels, queries, ks, 5, temperatures, block_bytes=3000)
+    assert set(found) == {(k, temperature) for k in ks for temperature in temperatures}
+    for (k, temperature), predicted in found.items():
+        assert torch.equal(predicted, knn_predict(gallery, labels, queries, k, 5, temperature))
+
+
+def test_duplicates_are_counted_in_the_order_of_their_rows() -> None:
+    gallery = torch.eye(3).repeat(40, 1)
+    labels = torch.arange(120) // 3 % 7
+    found = knn_grid(gallery, labels, torch.eye(3), (2, 5, 30), 7)
+    for k in (2, 5, 30):
+        expected = torch.bincount(labels[0:120:3][:k], minlength=7).argmax()
+        assert found[k, None].tolist() == [int(expected)] * 3

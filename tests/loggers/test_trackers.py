@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         leave_no_account(patch, root / "home")
         patch.setenv("PYTHONPATH", str(Path(lgrep.__file__).parents[1]))  # it may be a relative one
         patch.chdir(root / "elsewhere")
-        done = start([script(root), *overrides(root / "data", root / "runs", *SETTINGS)])
+        done = start([script(root), *overrides(root / "data", root / "runs", *SETTINGS, pictures=True)])
     assert done.returncode == 0, done.stderr
     return only_run(root / "runs"), done.stdout + done.stderr
 
@@ -108,7 +108,10 @@ def test_one_line_is_printed_and_no_file_is_written_elsewhere(whole: tuple[Path,
 
 
 def test_a_killed_run_goes_on_as_the_same_run(tmp_path: Path, whole: tuple[Path, str], no_account: Path) -> None:
-    arguments = [script(tmp_path), *overrides(whole[0].parents[2] / "data", tmp_path / "runs", *SETTINGS)]
+    arguments = [
+        script(tmp_path),
+        *overrides(whole[0].parents[2] / "data", tmp_path / "runs", *SETTINGS, pictures=True),
+    ]
     assert start(arguments, kill_at=8).returncode == -9
     done = start(arguments)
     assert done.returncode == 0, done.stderr
@@ -126,7 +129,7 @@ def test_a_killed_run_goes_on_as_the_same_run(tmp_path: Path, whole: tuple[Path,
 
 
 def test_trackers_do_not_change_the_training(tmp_path: Path, whole: tuple[Path, str]) -> None:
-    plain = run(overrides(whole[0].parents[2] / "data", tmp_path / "runs"))
+    plain = run(overrides(whole[0].parents[2] / "data", tmp_path / "runs", pictures=True))
     folder = Path(plain["run_dir"])
     assert folder.name == whole[0].name  # the trackers are not part of the configuration's identity
     assert (folder / "metrics.csv").read_bytes() == (whole[0] / "metrics.csv").read_bytes()
@@ -182,7 +185,7 @@ def test_a_failing_tracker_is_switched_off_and_the_training_goes_on(
         import wandb
 
         monkeypatch.setattr(wandb.Run, "log", full)
-    summary = run(overrides(whole[0].parents[2] / "data", tmp_path / "runs", "logger=all"))
+    summary = run(overrides(whole[0].parents[2] / "data", tmp_path / "runs", "logger=all", pictures=True))
     folder = Path(summary["run_dir"])
     assert summary["finished"]
     assert (folder / "metrics.csv").read_bytes() == (whole[0] / "metrics.csv").read_bytes()
@@ -199,7 +202,8 @@ def test_a_failing_tracker_is_switched_off_and_the_training_goes_on(
 
 @pytest.mark.ddp
 def test_several_processes_make_one_run(tmp_path: Path, no_account: Path) -> None:
-    arguments = overrides(tmp_path / "data", tmp_path / "runs", "logger=all", "trainer.devices=2", "duration.steps=4")
+    settings = ("logger=all", "trainer.devices=2", "duration.steps=4")
+    arguments = overrides(tmp_path / "data", tmp_path / "runs", *settings, pictures=True)
     done = start([script(tmp_path), *arguments])
     assert done.returncode == 0, done.stderr
     folder = only_run(tmp_path / "runs")

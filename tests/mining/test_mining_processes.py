@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from programs import run_program
 
 from lgrep.data.neighbours import open_neighbours
 from lgrep.data.table import open_set
@@ -47,7 +47,7 @@ def test_killed_anywhere_it_goes_on_and_gives_the_same_table(tmp_path: Path) -> 
 
     def run(kill: int) -> int:
         command = [sys.executable, "-c", SCRIPT, str(tmp_path / "set"), str(kill), str(tmp_path)]
-        return subprocess.run(command, timeout=120, check=False, capture_output=True).returncode
+        return run_program(command).returncode
 
     assert run(6) == -signal.SIGKILL  # before what was found is written
     assert not (tmp_path / "out" / "about.json").exists()

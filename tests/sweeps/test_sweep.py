@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from programs import Program, run_program
 from training.runs import overrides
 
 from lgrep.sweeps.jobs import Job
@@ -48,7 +49,7 @@ def test_two_by_two_with_one_failing_job(tmp_path: Path) -> None:
     work = tmp_path / "cwd"
     work.mkdir()
     arguments = command(tmp_path, "seed=1,2", "method.temperature=0.05,0.1")
-    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=600, check=False, cwd=work)
+    ended = run_program(arguments, cwd=work)
     assert ended.returncode == 1 and "sweep of 4" in ended.stdout, ended.stdout + ended.stderr
     rows = table(tmp_path)
     assert [row["status"] for row in rows] == ["finished", "finished", "finished", "failed"]
@@ -61,7 +62,7 @@ def test_two_by_two_with_one_failing_job(tmp_path: Path) -> None:
     assert len({row["run_dir"] for row in rows[:3]}) == 3
     assert list(work.iterdir()) == []
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"tiny", "sweeps"}
-    again = subprocess.run(arguments, capture_output=True, text=True, timeout=600, check=False, cwd=work)
+    again = run_program(arguments, cwd=work)
     assert again.stdout.count("holds the finished run") == 3
     assert table(tmp_path) == rows
 
@@ -69,7 +70,7 @@ def test_two_by_two_with_one_failing_job(tmp_path: Path) -> None:
 @pytest.mark.ddp
 def test_jobs_may_start_processes(tmp_path: Path) -> None:
     arguments = command(tmp_path, "trainer.devices=1,2", "trainer.precision=64-true", "optimizer.eps=1e-5")
-    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=600, check=False)
+    ended = run_program(arguments)
     assert ended.returncode == 0, ended.stderr
     one, two = table(tmp_path)
     assert float(one["train/loss"]) == pytest.approx(float(two["train/loss"]), rel=1e-9)
@@ -78,7 +79,7 @@ def test_jobs_may_start_processes(tmp_path: Path) -> None:
 
 def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     arguments = command(tmp_path, "seed=1,3", "duration.steps=400", "checkpoint.every_n_steps=500")
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Program(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("step"):
@@ -92,19 +93,14 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
 
 
 def test_wrong_everywhere_is_one_error(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        command(tmp_path, "method.temprature=0.1,0.2"), capture_output=True, text=True, timeout=300, check=False
-    )
+    ended = run_program(command(tmp_path, "method.temprature=0.1,0.2"))
     assert ended.returncode == 2
     assert "did you mean 'temperature'" in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_torchrun_cannot_start_a_sweep(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        command(tmp_path, "seed=1,2"), capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "LOCAL_RANK": "0", "RANK": "0"},
-    )  # fmt: skip
+    ended = run_program(command(tmp_path, "seed=1,2"), env={**os.environ, "LOCAL_RANK": "0", "RANK": "0"})
     assert ended.returncode == 2
     assert "start the sweep as one process" in ended.stderr
 

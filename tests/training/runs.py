@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from made import picture_folder
+from programs import run_program
 
 from lgrep.config.compose import compose_config
 from lgrep.training.fit import train
@@ -34,8 +35,8 @@ sys.exit(run("train", "", train, arguments))
 """
 
 
-def overrides(root: Path, runs: Path, *more: str) -> list[str]:
-    """StableRep on a few made pictures, with every stateful callback on; 13 steps."""
+def overrides(root: Path, runs: Path, *more: str, pictures: bool = False) -> list[str]:
+    """StableRep on a few made pictures, with every stateful callback on; 13 steps. `pictures`: draw them too."""
     if not root.exists():
         picture_folder(root, groups=12, per_group=3)
     periods = [f"callbacks.{name}.every_n_steps=4" for name in ("knn", "linear", "collapse")]
@@ -45,7 +46,9 @@ def overrides(root: Path, runs: Path, *more: str) -> list[str]:
         *("method.projector_dims=[16,16,8]", "backbone.image_size=32", "optimizer.base_lr=0.05"),
         *("duration.steps=13", "schedule.warmup_steps=3", "loader.batch_size=5", "loader.workers=0"),
         *("trainer.accelerator=cpu", "trainer.devices=1", "trainer.log_every_n_steps=2", "trainer.threads=1"),
-        *("checkpoint.every_n_steps=3", f"paths.runs={runs}", "name=tiny", *periods, *more),
+        *("checkpoint.every_n_steps=3", f"paths.runs={runs}", "name=tiny", *periods),
+        *(() if pictures else ("callbacks.positives=null", "callbacks.plots=null")),
+        *more,
     ]
 
 
@@ -54,13 +57,13 @@ def run(arguments: list[str]) -> dict[str, Any]:
     return train(*compose_config("train", arguments))
 
 
-def start(arguments: list[str], kill_at: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own, as the command line does."""
+def start(arguments: list[str], kill_at: int | None = None, cold: bool = False) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own, as the command line does. `cold`: in a fresh interpreter."""
     kill = [] if kill_at is None else ["--kill-at", str(kill_at)]
-    script = Path(arguments[0])
-    return subprocess.run(
-        [sys.executable, str(script), *kill, *arguments[1:]], capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, arguments[0], *kill, *arguments[1:]]
+    if cold:
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return run_program(command)
 
 
 def script(folder: Path) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import run_program
 
 from lgrep.errors import CheckpointError
 from lgrep.methods.base import Method
@@ -42,16 +43,22 @@ def signalled(
 ) -> subprocess.CompletedProcess[str]:
     entry = folder / "signalling.py"
     entry.write_text(SIGNALLING)
-    return subprocess.run(
-        [sys.executable, str(entry), str(int(number)), whom, steps, *arguments],
-        capture_output=True, text=True, timeout=300, check=False, process_group=0,
-    )  # fmt: skip
+    return run_program([sys.executable, str(entry), str(int(number)), whom, steps, *arguments], process_group=0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run; its pictures are beside it in `data`."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(overrides(folder / "data", folder / "runs"))["finished"]
+    return folder / "runs"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_the_state_and_the_run_goes_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    assert run(overrides(tmp_path / "data", tmp_path / "whole"))["finished"]
-    arguments = overrides(tmp_path / "data", tmp_path / "runs", "loader.workers=2", "logger=none")
+def test_a_signal_saves_the_state_and_the_run_goes_on(
+    tmp_path: Path, whole: Path, number: signal.Signals, code: int
+) -> None:
+    arguments = overrides(whole.parent / "data", tmp_path / "runs", "loader.workers=2", "logger=none")
     ended = signalled(tmp_path, number, "group", "4", arguments)
     assert ended.returncode == code, ended.stderr
     assert f"interrupted: {number.name} after step 5; everything is saved" in ended.stderr
@@ -62,8 +69,8 @@ def test_a_signal_saves_the_state_and_the_run_goes_on(tmp_path: Path, number: si
     finished = start([script(tmp_path), *arguments])
     assert finished.returncode == 0, finished.stderr
     assert "goes on after step 5" in finished.stdout
-    assert_equal(state(tmp_path / "runs"), state(tmp_path / "whole"))
-    assert (folder / "metrics.csv").read_bytes() == (only_run(tmp_path / "whole") / "metrics.csv").read_bytes()
+    assert_equal(state(tmp_path / "runs"), state(whole))
+    assert (folder / "metrics.csv").read_bytes() == (only_run(whole) / "metrics.csv").read_bytes()
 
 
 @pytest.mark.ddp
@@ -76,7 +83,6 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path, whom: str) -> None:
     assert ended.stderr.count("interrupted: SIGTERM after step") == 1
     saved = sorted(path.name for path in (only_run(tmp_path / "runs") / "checkpoints").glob("step-*"))
     assert saved[-1] in {"step-00000005.ckpt", "step-00000006.ckpt"}
-    assert run(overrides(tmp_path / "data", tmp_path / "one"))["finished"]
     finished = start([script(tmp_path), *arguments])
     assert finished.returncode == 0, finished.stderr
 
@@ -119,15 +125,15 @@ def test_a_disk_full_for_a_while_costs_nothing(
     assert names == ["last.ckpt", *(f"step-{step:08d}.ckpt" for step in (3, 9, 12, 13))]
 
 
-def test_a_disk_full_to_the_end_keeps_the_last_whole_state(tmp_path: Path, full_disk: dict[str, int]) -> None:
+def test_a_disk_full_to_the_end_keeps_the_last_whole_state(
+    tmp_path: Path, whole: Path, full_disk: dict[str, int]
+) -> None:
     full_disk.update({"from": 7})
-    arguments = overrides(tmp_path / "data", tmp_path / "runs", "callbacks.plots=null", "callbacks.positives=null")
+    arguments = overrides(whole.parent / "data", tmp_path / "runs")
     with pytest.raises(CheckpointError, match=r"step 13\) could not be written.*step-00000006\.ckpt is intact"):
         run(arguments)
     assert not (only_run(tmp_path / "runs") / "summary.json").exists()
     full_disk.update({"from": 10**9})
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert run(arguments)["finished"]
-    assert run(overrides(tmp_path / "data", tmp_path / "whole"))["finished"]
-    first, second = (state(tmp_path / name)["state_dict"] for name in ("runs", "whole"))
-    assert_equal(first, second)
+    assert_equal(state(tmp_path / "runs")["state_dict"], state(whole)["state_dict"])

@@ -34,13 +34,19 @@ def break_some_pictures(root: Path) -> None:
         file.write_bytes(file.read_bytes()[:50])
 
 
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    """An uninterrupted run, with broken pictures that are replaced."""
-    arguments = overrides(tmp_path / "data", tmp_path / "whole", "loader.max_skip_share=1")
-    break_some_pictures(tmp_path / "data")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run, with broken pictures that are replaced; its pictures are beside it in `data`."""
+    folder = tmp_path_factory.mktemp("whole")
+    arguments = overrides(folder / "data", folder / "runs", "loader.max_skip_share=1", pictures=True)
+    break_some_pictures(folder / "data")
     assert run(arguments)["finished"]
-    return tmp_path / "whole"
+    return folder / "runs"
+
+
+def same_run(whole: Path, runs: Path, *more: str, pictures: bool = False) -> list[str]:
+    """The overrides of the uninterrupted run, for other run folders."""
+    return overrides(whole.parent / "data", runs, "loader.max_skip_share=1", *more, pictures=pictures)
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -54,7 +60,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 def test_interrupted_at_any_step_equals_uninterrupted(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
 ) -> None:
-    parts = overrides(tmp_path / "data", tmp_path / "parts", "loader.max_skip_share=1")
+    parts = same_run(whole, tmp_path / "parts", pictures=steps == [3])  # drawn or not, the training is the same
     with monkeypatch.context() as patch:
         interrupt_at(patch, steps)
         for _ in steps:
@@ -65,10 +71,11 @@ def test_interrupted_at_any_step_equals_uninterrupted(
 
 
 def test_killed_processes_equal_uninterrupted(tmp_path: Path, whole: Path) -> None:
-    arguments = [script(tmp_path), *overrides(tmp_path / "data", tmp_path / "killed", "loader.max_skip_share=1")]
+    """The last process is a fresh interpreter, whose string hashes are others."""
+    arguments = [script(tmp_path), *same_run(whole, tmp_path / "killed")]
     for step in (5, 11):
         assert start(arguments, kill_at=step).returncode == -9
-    finished = start(arguments)
+    finished = start(arguments, cold=True)
     assert finished.returncode == 0, finished.stderr
     assert "goes on after step 9" in finished.stdout
     assert_same_run(whole, tmp_path / "killed")
@@ -76,7 +83,7 @@ def test_killed_processes_equal_uninterrupted(tmp_path: Path, whole: Path) -> No
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_change_nothing(tmp_path: Path, whole: Path, workers: int) -> None:
-    run(overrides(tmp_path / "data", tmp_path / "many", "loader.max_skip_share=1", f"loader.workers={workers}"))
+    run(same_run(whole, tmp_path / "many", f"loader.workers={workers}"))
     assert_same_run(whole, tmp_path / "many")
 
 
@@ -103,7 +110,7 @@ def test_another_configuration_gets_another_folder(tmp_path: Path) -> None:
 def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts = overrides(tmp_path / "data", tmp_path / "parts", "loader.max_skip_share=1")
+    parts = same_run(whole, tmp_path / "parts")
     with monkeypatch.context() as patch:
         interrupt_at(patch, [8])
         with pytest.raises(Interruption):

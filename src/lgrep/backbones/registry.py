@@ -173,7 +173,22 @@ def _from_open_clip(model: str, image_size: int | None, pretrained: bool, option
     weights = options.pop("weights", "openai" if pretrained else None)
     if image_size is not None:
         options = {"force_image_size": image_size, **options}
-    return _open_clip().create_model(model, pretrained=weights, **options).visual
+    return open_clip_model(model, weights, **options).visual
+
+
+def open_clip_model(model: str, weights: str | None = None, **options: Any) -> Any:
+    """A whole open_clip model, with the activation that its public weights were trained with.
+
+    Args:
+        model: name in open_clip.
+        weights: tag of public weights, which are downloaded; None: fresh ones.
+        options: further arguments of `open_clip.create_model`.
+    """
+    library = _open_clip()
+    # open_clip only warns when the weights of a tag need another activation than the model's name says
+    if weights is not None and library.get_pretrained_cfg(model, weights).get("quick_gelu"):
+        options = {"force_quick_gelu": True, **options}
+    return library.create_model(model, pretrained=weights, **options)
 
 
 def _replace_stem(backbone: nn.Module, name: str, stem: str) -> None:

@@ -54,8 +54,13 @@ class LinearProbe:
         return F.linear((features.float() - self.mean) / (self.variance + 1e-6).sqrt(), self.weight, self.bias)
 
     def train_step(self, features: Tensor, labels: Tensor) -> None:
-        """One optimiser step on features [N, D] and labels Long [N]; label -1 only enters the statistics."""
+        """One optimiser step on features [N, D] and labels Long [N]; label -1 only enters the statistics.
+
+        A row that is not finite teaches nothing.
+        """
         features = features.detach().float()
+        finite = features.isfinite().all(dim=1)
+        features, labels = torch.where(finite[:, None], features, self.mean), labels.where(finite, -1)
         self._update_statistics(features)
         with torch.enable_grad():
             loss = F.cross_entropy(self.logits(features), labels, ignore_index=-1, reduction="sum")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,14 @@ class PeriodicCallback(pl.Callback):
         raise NotImplementedError
 
 
+class Listener(ABC):
+    """A callback that every process tells what was measured, right after a step."""
+
+    @abstractmethod
+    def measured(self, trainer: pl.Trainer, metrics: Mapping[str, Tensor | float]) -> None:
+        """Called by all processes, which may hold slightly different values."""
+
+
 def total_steps(trainer: pl.Trainer) -> int | None:
     """Optimiser steps of the whole run, None if it has no planned end."""
     total = trainer.estimated_stepping_batches
@@ -61,6 +70,9 @@ def report(trainer: pl.Trainer, module: pl.LightningModule, metrics: Mapping[str
     here, once, at the step that it belongs to (Lightning counts the first step as 0).
     """
     module.log_dict(dict(metrics), on_step=True, on_epoch=False, logger=False, batch_size=1)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Listener):
+            callback.measured(trainer, metrics)
     if trainer.is_global_zero and trainer.loggers:
         values = {name: float(value) for name, value in metrics.items()}
         for logger in trainer.loggers:

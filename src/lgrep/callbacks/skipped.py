@@ -56,7 +56,7 @@ class SkippedPictures(pl.Callback):
             return
         if batch.replaced:
             self.replaced += len(batch.replaced)
-            self._write(trainer, batch)
+            self._write(trainer, batch, batch_idx // trainer.accumulate_grad_batches)
         if trainer.world_size == 1 or trainer.global_step % SYNC_EVERY == 0:
             self._judge(trainer, _pictures(trainer) * trainer.global_step)
 
@@ -64,12 +64,12 @@ class SkippedPictures(pl.Callback):
         if trainer.world_size > 1:
             self._judge(trainer, _pictures(trainer) * trainer.global_step)
 
-    def _write(self, trainer: pl.Trainer, batch: Batch) -> None:
+    def _write(self, trainer: pl.Trainer, batch: Batch, step: int) -> None:
         table = trainer.datamodule.table  # type: ignore[attr-defined]
         with self._path(trainer).open("a", encoding="utf-8") as handle:
             for row, used, reason in batch.replaced:
                 line = {
-                    "step": trainer.global_step - 1,
+                    "step": step,
                     "picture": shown(table.identity(row)),
                     "where": shown(table.store.locate(row)),
                     "reason": shown(reason),

@@ -1,10 +1,11 @@
-"""Stopping a run on request: Ctrl-C, SIGTERM, and agreement between processes."""
+"""Stopping a run on request: Ctrl-C, SIGTERM, SIGUSR1, and agreement between processes."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -12,20 +13,27 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed
 
+from lgrep.errors import CheckpointError
 from lgrep.losses.gather import world
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGUSR1 is what `sbatch --signal=USR1@SECONDS` sends before a job's time is over; Windows has none.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a request that all processes obey between the same two steps.
+    """Turns SIGINT, SIGTERM and SIGUSR1 into a request that all processes obey between the same two steps.
 
     A context manager around `Trainer.fit`. The first signal asks for a stop; a second one acts at once, as if
     nobody had caught it. With several processes the flag travels in an asynchronous all-reduce over CPU
-    memory that overlaps a step, so that no device waits for it and ranks agree one step later.
+    memory that overlaps a step, so that no device waits for it and ranks agree one step later. A process that
+    died is noticed there, too, one step later, whatever the device.
+
+    Args:
+        timeout_s: how long processes wait for each other, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float = 1800) -> None:
+        self.timeout = timedelta(seconds=timeout_s)
         self.received: int | None = None
         self._group: Any = None
         self._flying: tuple[Any, torch.Tensor] | None = None
@@ -51,7 +59,24 @@ class StopRequest:
     def connect(self) -> None:
         """Prepare the agreement (a collective call, once the process group exists)."""
         if world()[1] > 1:
-            self._group = distributed.new_group(backend="gloo")
+            self._group = distributed.new_group(backend="gloo", timeout=self.timeout)
+
+    def check_same(self, step: int) -> None:
+        """Refuse to begin when processes resumed from different states (a collective call, after `connect`).
+
+        Raises:
+            CheckpointError: on all processes.
+        """
+        if self._group is None:
+            return
+        span = torch.tensor([step, -step])
+        distributed.all_reduce(span, distributed.ReduceOp.MAX, group=self._group)
+        newest, oldest = int(span[0]), -int(span[1])
+        if newest != oldest:
+            raise CheckpointError(
+                f"processes found different states of this run (after step {oldest} and after step {newest}). All "
+                "machines need the same paths.runs, on a file system that they share"
+            )
 
     def agreed(self) -> int | None:
         """The signal that all processes stop for, or None; a collective call, once per step."""

@@ -188,6 +188,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return _own(read_plain(file), file)
 
 
+def project_checkpoint(path: str | Path) -> dict[str, Any] | None:
+    """The dict of a checkpoint of this project; None for an exported folder or a file that others published.
+
+    Raises:
+        CheckpointError: missing or damaged, or holding other objects than tensors and plain types.
+    """
+    if (Path(path) / DESCRIPTION).is_file():
+        return None
+    file = checkpoint_file(Path(path))
+    content = read_plain(file)
+    return _own(content, file) if "lgrep" in content else None
+
+
 def _own(content: dict[str, Any], file: Path) -> dict[str, Any]:
     if not isinstance(content.get("lgrep"), dict) or "state_dict" not in content:
         found = sorted(map(str, content))[:8]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lgrep.checkpoints.architecture import find_architecture
 from lgrep.checkpoints.formats import FORMATS, encoder_of
+from lgrep.checkpoints.seal import damage
 from lgrep.errors import CheckpointError
 
 # What training scripts keep beside weights. Their reconstruction sets values and runs nothing else.
@@ -128,6 +129,8 @@ def read_plain(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}")
+    if (problem := damage(path)) is not None:
+        raise CheckpointError(f"{path} is damaged: {problem}. A run keeps earlier states beside it (step-*.ckpt)")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from lgrep.checkpoints.seal import save_sealed
 
 
 class CheckpointWriter(TorchCheckpointIO):
-    """Writes to the path it is given and remembers why it could not, instead of raising.
+    """Writes to the path it is given, with a content hash, and remembers why it could not, instead of raising.
 
     Only one process writes while the others wait for it; an exception there would leave them waiting for ever.
 
@@ -28,7 +29,7 @@ class CheckpointWriter(TorchCheckpointIO):
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with open(path, "wb") as handle:
-                torch.save(checkpoint, handle)
+                save_sealed(checkpoint, handle)
                 handle.flush()
                 os.fsync(handle.fileno())
         except (OSError, RuntimeError) as error:  # torch's writer turns some failed writes into a RuntimeError

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
+from lgrep.config.evaluate import spelled_out
 from lgrep.config.locate import config_folder
 from lgrep.config.messages import explain
 from lgrep.config.sources import open_selection
@@ -31,6 +32,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any],
     Raises:
         ConfigError: an override that Hydra does not accept, in our words.
     """
+    if name == "evaluate":
+        overrides = spelled_out(overrides)
     try:
         composed = _composed(name, overrides)
         choices = {str(k): str(v) for k, v in composed.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
@@ -95,7 +98,7 @@ def experiments() -> dict[str, str]:
 
 def _translate(message: str, overrides: Sequence[str], config_name: str) -> str:
     first = message.strip().splitlines()[0]
-    group = re.search(r"Could not find '([\w-]+)/([^']+)'", message)
+    group = re.search(r"Could not (?:find|load) '([\w-]+)/([^']+)'", message)
     if group:
         folder, choice = group.groups()
         return f"{folder}={choice}: no such choice; {did_you_mean(choice, group_choices(folder))} Type {folder}=NAME"

@@ -121,10 +121,17 @@ class Augment(Section):
 
 
 class Trainer(Section):
-    """Hardware and precision; the same names as Lightning's Trainer.
+    """Hardware, precision and what the step trades for speed or memory (`docs/training.md`).
 
-    `chunk_size`: pictures that the backbone sees at a time, so that any batch fits; its activations are computed
-    again in the backward pass. `chunk_bn` accepts a backbone whose BatchNorm then sees pieces.
+    `strategy`: one of Lightning's, `ddp_static` (the same graph in every step) or `fsdp2` (weights, gradients and
+    optimiser state divided among the processes). `accumulate`: micro-batches of `loader.batch_size` anchors per optimiser
+    step. `compile`: compile backbone, teacher and heads; a name chooses another backend than inductor.
+    `activation_checkpointing`: activations inside the blocks of backbone and text tower are computed again in the backward
+    pass. `chunk_size`: pictures that the backbone sees at a time, so that any batch fits; its activations are computed
+    again in the backward pass. `chunk_bn` accepts a backbone whose BatchNorm then sees pieces. `non_finite`: a step whose
+    loss or gradient is NaN or infinite changes nothing; then the run stops, or goes on (`skip`); `ignore` does not look.
+    `timeout_s`: how long processes wait for one that does not answer. `requeue`: an interrupted SLURM job goes back into
+    the queue (`docs/clusters.md`).
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
@@ -135,16 +142,28 @@ class Trainer(Section):
     threads: PositiveInt | None = None
     sync_batchnorm: bool = True
     channels_last: bool = False
+    accumulate: PositiveInt = 1
+    compile: bool | Literal["inductor", "aot_eager", "eager"] = False
+    activation_checkpointing: bool = False
     chunk_size: PositiveInt | None = None
     chunk_bn: bool = False
+    non_finite: Literal["stop", "skip", "ignore"] = "stop"
+    timeout_s: PositiveInt = 1800
+    requeue: bool = True
     log_every_n_steps: PositiveInt = 10
 
 
 class Checkpoint(Section):
-    """When the state is saved and how many states are kept."""
+    """When the state is saved and how many states are kept.
+
+    `best`: a metric of a callback, `probe/knn_top1` for one; the state is saved whenever it is better than ever, and
+    `best.ckpt` is kept beside the newest ones.
+    """
 
     every_n_steps: PositiveInt = 500
     keep: PositiveInt = 2
+    best: str | None = None
+    best_mode: Literal["max", "min"] = "max"
 
 
 class Paths(Section):
@@ -158,7 +177,7 @@ class TrainConfig(Section):
 
     name: str | None = None
     seed: NonNegativeInt = 0
-    resume: Literal["auto", "never"] = "auto"
+    resume: str = "auto"
     deterministic: bool = True
     debug: bool = False
     doctor: bool | PositiveInt = False
@@ -180,16 +199,57 @@ class TrainConfig(Section):
     paths: Paths = Paths()
 
 
+class CacheConfig(Section):
+    """Where `evaluate.py` keeps features: arguments of `lgrep.evaluation.cache.FeatureCache`."""
+
+    enabled: bool = True
+    folder: str | None = None
+    max_gb: PositiveFloat = 20.0
+    dtype: Literal["float32", "float16"] = "float32"
+
+
 class EvaluateConfig(Section):
-    """Everything that `evaluate.py` reads."""
+    """Everything that `evaluate.py` reads. `evaluation` holds `_target_` nodes by name, `options` those of data sets."""
 
     model: str | list[str] = []
-    dataset: str | list[str] = ["emoji", "digits"]
+    datasets: str | list[str] = ["emoji", "digits"]
+    options: dict[str, dict[str, Any]] = {}
+    evaluation: dict[str, dict[str, Any] | None]
     baselines: bool = True
     image_size: PositiveInt | None = None
     batch_size: PositiveInt = 256
     workers: NonNegativeInt = 0
     device: str = "auto"
+    cache: CacheConfig = CacheConfig()
+    resume: Literal["auto", "never"] = "auto"
     seed: NonNegativeInt = 0
     out: str = "evaluations"
+    debug: bool = False
+
+
+class GenerateConfig(Section):
+    """Everything that `generate.py` reads; `generator` holds the arguments of `lgrep.generation.settings.Generator`.
+
+    `captions`: a file in place of the captions of `data`. `limit`: a random part of the captions, nested in larger ones.
+    `near_duplicates`, `min_clip_score`: what is left out of the finished set (`lgrep.generation.manifest.Selection`).
+    `processes`, `threads`: per machine and per process; on CPUs equal threads make equal pictures.
+    """
+
+    name: str | None = None
+    data: dict[str, Any]
+    captions: str | None = None
+    caption_column: str | None = None
+    limit: PositiveInt | None = None
+    limit_seed: NonNegativeInt = 0
+    generator: dict[str, Any]
+    seed: NonNegativeInt = 0
+    near_duplicates: Annotated[int, Field(ge=0, le=64)] | None = None
+    clip_model: str | None = None
+    min_clip_score: Annotated[float, Field(ge=-1, le=1)] | None = None
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    processes: PositiveInt | Literal["auto"] = "auto"
+    threads: PositiveInt = 1
+    verify: bool = True
+    out: Annotated[str, Field(min_length=1)] = "generated"
+    paths: Paths = Paths()
     debug: bool = False

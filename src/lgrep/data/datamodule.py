@@ -40,7 +40,7 @@ class PairDataModule(pl.LightningDataModule):
         pairing: chooses the pictures of an anchor.
         views: V views.
         transforms: by name.
-        batch_size: anchors per optimiser step over all processes.
+        batch_size: anchors per batch over all processes.
         seed: of the run.
         workers: loading processes per training process; None: the cores that training leaves free, at most 8.
         cache_bytes: of decoded pictures that the loading processes of a training process keep together.
@@ -113,7 +113,7 @@ class PairDataModule(pl.LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Optimiser steps that one pass over the anchors takes."""
+        """Batches that one pass over the anchors takes."""
         return len(self.anchors) // self.batch_size
 
     def epoch_order(self) -> EpochOrder:

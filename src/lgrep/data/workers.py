@@ -11,10 +11,12 @@ GRACE = 30  # seconds that a worker outlives a SIGTERM
 def outlive_signals(_: int = 0) -> None:
     """For loading workers: the training process decides when they end.
 
-    A Ctrl-C in a terminal and a scheduler's SIGTERM reach every process of the job; workers that died of them would
-    take the step under way with them.
+    A Ctrl-C in a terminal and a scheduler's SIGTERM or SIGUSR1 reach every process of the job; workers that died of
+    them would take the step under way with them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 

@@ -42,13 +42,17 @@ class Part:
 
     Attributes:
         pictures: N pictures by position.
-        labels: Long[N] classes; bool [N, C] where a picture has several (`EvaluationSet.multi_label`).
+        labels: Long[N] classes, -1 where a picture has none; bool [N, C] where a picture has several.
         captions: one list of captions per picture, where there are any.
+        pool: pictures that hold this part's; parts with the same pool (the same object) share one pass of the encoder.
+        positions: Long[N], places of this part's pictures in `pool`.
     """
 
     pictures: Pictures
     labels: Tensor
     captions: list[list[str]] | None = None
+    pool: Pictures | None = None
+    positions: Tensor | None = None
 
 
 class EvaluationSet(Protocol):
@@ -63,6 +67,9 @@ class EvaluationSet(Protocol):
         templates: zero-shot prompts with one `{}` each; empty when unknown.
         metric: what its leaderboard counts.
         notes: protocol footnotes for reports, for example that a split differs from the published one.
+
+    A set may also have `settings`, a dict of plain JSON types that chose its parts (folds, seed of a split), which is
+    kept in records, and parts of further names for an evaluator of its own.
     """
 
     name: str
@@ -126,6 +133,7 @@ class Task:
         device: where heavy work may run.
         batch_size: pictures per forward pass, for evaluators that run the encoder themselves.
         workers: processes that decode.
+        features_with: another transform -> `features_of` with it, for protocols that bring their own.
     """
 
     subject: Subject
@@ -135,6 +143,7 @@ class Task:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     batch_size: int = 256
     workers: int = 0
+    features_with: Callable[[Transform], Callable[[str], Tensor]] | None = None
 
     def labels_of(self, part: str) -> Tensor:
         """Labels of a part."""

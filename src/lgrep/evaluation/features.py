@@ -54,11 +54,12 @@ class TablePictures:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode and inference mode inside; every submodule gets its own mode back after it."""
+    """Evaluation mode without gradients inside; every submodule gets its own mode back after it."""
     modes = {part: part.training for part in module.modules()}
     try:
         module.eval()
-        with torch.inference_mode():
+        # no inference_mode: a buffer that a backbone makes lazily must stay usable in training
+        with torch.no_grad():
             yield
     finally:
         for part, mode in modes.items():
@@ -94,29 +95,48 @@ def extract_features(
     """
     indexed = hasattr(pictures, "__getitem__") and hasattr(pictures, "__len__")
     source = cast(Pictures, pictures if indexed else list(cast(Iterable[Any], pictures)))
+    return torch.cat(list(feature_batches(encoder, source, transform, batch_size, device, num_workers, progress)))
+
+
+def feature_batches(
+    encoder: nn.Module,
+    pictures: Pictures,
+    transform: Transform,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    progress: str | None = None,
+) -> Iterator[Tensor]:
+    """What `extract_features` gives, batch by batch: float32 [B, D] on the CPU.
+
+    After a picture that cannot be decoded, the rest is only looked through for more of them; the error comes at the end.
+    """
     loader = DataLoader(
-        _Rendered(source, transform),
+        _Rendered(pictures, transform),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_collate,
+        generator=torch.Generator(),  # the loader must not draw from the global generator
     )
     encoder.to(device)
     parameter = next(encoder.parameters(), None)
     dtype = torch.float32 if parameter is None else parameter.dtype
-    parts: list[Tensor] = []
     broken: list[str] = []
-    with evaluation_mode(encoder), _bar(progress, len(source)) as advance:
+    done = 0
+    with _bar(progress, len(pictures)) as advance:
         for batch, errors in loader:
             broken += errors
             if batch is not None and not broken:
-                parts.append(encoder(batch.to(device, dtype)).flatten(1).float().cpu())
+                with evaluation_mode(encoder):  # not while the caller works on a batch
+                    features = encoder(batch.to(device, dtype)).flatten(1).float().cpu()
+                yield _finite(features, done)
+                done += len(features)
             advance(batch_size)
     if broken:
         more = f" (and {len(broken) - 5} more)" if len(broken) > 5 else ""
-        raise DataError(f"{len(broken)} of {len(source)} pictures cannot be decoded: {'; '.join(broken[:5])}{more}")
-    if not parts:
+        raise DataError(f"{len(broken)} of {len(pictures)} pictures cannot be decoded: {'; '.join(broken[:5])}{more}")
+    if not done:
         raise DataError("there are no pictures to extract features from")
-    return _finite(torch.cat(parts))
 
 
 class _Rendered(Dataset[Tensor | str]):
@@ -144,13 +164,15 @@ def _collate(items: list[Tensor | str]) -> tuple[Tensor | None, list[str]]:
     return (torch.stack(good) if good else None), [item for item in items if isinstance(item, str)]
 
 
-def _finite(features: Tensor) -> Tensor:
+def _finite(features: Tensor, before: int) -> Tensor:
+    """The features, refused where they are not finite; `before` pictures came in earlier batches."""
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
-        first = int(bad.nonzero()[0, 0])
-        raise DataError(f"the encoder gives NaN or infinite features for {int(bad.sum())} pictures, first {first}")
-    # a normal tensor: inference tensors cannot be used where gradients are recorded
-    return features.clone()
+        first = before + int(bad.nonzero()[0, 0])
+        raise DataError(
+            f"the encoder gives NaN or infinite features, first for picture {first} ({int(bad.sum())} in its batch)"
+        )
+    return features
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -47,35 +49,81 @@ def knn_predict(
     >>> knn_predict(torch.eye(2), torch.tensor([0, 1]), torch.tensor([[3.0, 1.0]]), k=1)
     tensor([0])
     """
-    _check(gallery, labels, queries, k)
+    return knn_grid(gallery, labels, queries, (k,), num_classes, (temperature,), exclude, block_bytes)[k, temperature]
+
+
+@torch.no_grad()
+def knn_grid(
+    gallery: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    ks: Sequence[int],
+    num_classes: int | None = None,
+    temperatures: Sequence[float | None] = (None,),
+    exclude: tuple[Tensor, Tensor] | None = None,
+    block_bytes: int = BLOCK_BYTES,
+) -> dict[tuple[int, float | None], Tensor]:
+    """`knn_predict` for several k and temperatures in one pass over the gallery.
+
+    Args:
+        gallery, labels, queries, num_classes, exclude, block_bytes: see `knn_predict`.
+        ks: numbers of neighbours.
+        temperatures: see `knn_predict`.
+
+    Returns:
+        (k, temperature) -> Long[M].
+
+    Raises:
+        DataError: a k is not within 1..N, or sizes disagree.
+    """
+    for k in ks:
+        _check(gallery, labels, queries, k)
     classes = num_classes if num_classes is not None else int(labels.max()) + 1
     gallery = functional.normalize(_wide(gallery), dim=1)
     labels = labels.to(gallery.device)
     rows = max(1, block_bytes // (gallery.element_size() * len(gallery)))
-    out = []
+    out: dict[tuple[int, float | None], list[Tensor]] = {(k, t): [] for k in ks for t in temperatures}
     for start in range(0, len(queries), rows):
         block = functional.normalize(_wide(queries[start : start + rows]), dim=1)
         similarity = block @ gallery.T
         if exclude is not None:
             mine = exclude[0][start : start + rows].to(labels)
             similarity.masked_fill_(mine[:, None] == exclude[1].to(labels)[None], -torch.inf)
-        nearest, index = _nearest(similarity, k)
-        # relative to the largest cosine, so that a small temperature does not overflow
-        weight = torch.ones_like(nearest) if temperature is None else torch.exp((nearest - 1) / temperature)
-        weight = weight.masked_fill(nearest == -torch.inf, 0.0)
-        votes = weight.new_zeros(len(block), classes).scatter_add_(1, labels[index], weight)
-        out.append(votes.argmax(1))
-    return torch.cat(out) if out else labels.new_zeros(0)
+        nearest, index = _nearest(similarity, max(ks))
+        for temperature in temperatures:
+            for k, predicted in _votes(nearest, labels[index], sorted(set(ks)), classes, temperature):
+                out[k, temperature].append(predicted)
+    return {key: torch.cat(parts) if parts else labels.new_zeros(0) for key, parts in out.items()}
+
+
+def _votes(
+    nearest: Tensor, voted: Tensor, ks: Sequence[int], classes: int, temperature: float | None
+) -> Iterator[tuple[int, Tensor]]:
+    """(k, Long[B] classes) for ascending k; every neighbour is counted once."""
+    # relative to the largest cosine, so that a small temperature does not overflow
+    weight = torch.ones_like(nearest) if temperature is None else torch.exp((nearest - 1) / temperature)
+    weight = weight.masked_fill(nearest == -torch.inf, 0.0)
+    votes = weight.new_zeros(len(nearest), classes)
+    counted = 0
+    for k in ks:
+        votes.scatter_add_(1, voted[:, counted:k], weight[:, counted:k])
+        counted = k
+        yield k, votes.argmax(1)
 
 
 def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest entries of every row; among equal ones those of the lowest columns."""
+    """The k largest entries of every row in descending order; equal ones by column, the lowest first."""
     value, index = similarity.topk(k, dim=1)
     # topk may take any of the entries that equal the k-th; only such rows pay for a stable sort
     tied = ((similarity >= value[:, -1:]).sum(1) > k).nonzero()[:, 0]
     if len(tied):
         ordered = similarity[tied].sort(dim=1, descending=True, stable=True)
         value[tied], index[tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    mixed = ((value[:, 1:] == value[:, :-1]) & (index[:, 1:] < index[:, :-1])).any(1).nonzero()[:, 0]
+    if len(mixed):
+        columns, order = index[mixed].sort(dim=1)
+        ordered = value[mixed].gather(1, order).sort(dim=1, descending=True, stable=True)
+        value[mixed], index[mixed] = ordered.values, columns.gather(1, ordered.indices)
     return value, index
 
 

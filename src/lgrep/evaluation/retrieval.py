@@ -1,8 +1,8 @@
-"""Image-to-image retrieval: where the first right gallery item stands in the ranking of a query."""
+"""Retrieval: where the first right gallery item stands in the ranking of a query."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,12 @@ RECALL_AT = (1, 5)
 
 @torch.no_grad()
 def retrieval_ranks(
-    queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor, block_bytes: int = BLOCK_BYTES
+    queries: Tensor,
+    gallery: Tensor,
+    query_ids: Tensor,
+    gallery_ids: Tensor,
+    block_bytes: int = BLOCK_BYTES,
+    same_set: bool = False,
 ) -> Tensor:
     """Rank (1 = first) of the most similar gallery item that has the query's id.
 
@@ -29,6 +34,7 @@ def retrieval_ranks(
         query_ids: Long[M].
         gallery_ids: Long[N]; items with the query's id are right.
         block_bytes: at most this much of the similarity matrix exists at a time (one row at least).
+        same_set: gallery item i is query i itself, which never counts as found; M <= N.
 
     Returns:
         Long[M].
@@ -36,16 +42,43 @@ def retrieval_ranks(
     Raises:
         DataError: a query has no right item in the gallery, or sizes disagree.
     """
-    _check(queries, gallery, query_ids, gallery_ids)
-    gallery = functional.normalize(gallery.float(), dim=1)
-    rows = max(1, block_bytes // (gallery.element_size() * max(1, len(gallery))))
-    out = []
-    for start in range(0, len(queries), rows):
-        similarity = functional.normalize(queries[start : start + rows].float(), dim=1) @ gallery.T
-        right = query_ids[start : start + rows, None] == gallery_ids[None]
-        best = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
-        out.append(1 + ((similarity >= best) & ~right).sum(1))
-    return torch.cat(out) if out else query_ids.new_zeros(0)
+    _check(queries, gallery, query_ids, gallery_ids, same_set)
+
+    def right(start: int, stop: int) -> Tensor:
+        return query_ids[start:stop, None] == gallery_ids[None]
+
+    return _ranks(queries, gallery, right, block_bytes, same_set)
+
+
+@torch.no_grad()
+def pair_ranks(queries: Tensor, gallery: Tensor, pairs: Tensor, block_bytes: int = BLOCK_BYTES) -> Tensor:
+    """`retrieval_ranks` where any gallery items may be right for a query, as with several captions per picture.
+
+    Args:
+        queries: features [M, D], any scale; compared by cosine.
+        gallery: features [N, D].
+        pairs: Long[P, 2], rows (query, gallery item) that belong together; each query in one at least.
+        block_bytes: at most this much of the similarity matrix exists at a time (one row at least).
+
+    Returns:
+        Long[M].
+
+    Raises:
+        DataError: a query in no pair, or sizes disagree.
+    """
+    _check_features(queries, gallery)
+    pairs = pairs[pairs[:, 0].argsort()]
+    counts = torch.bincount(pairs[:, 0], minlength=len(queries))
+    _check_lost((counts == 0).nonzero()[:, 0].tolist())
+    ends = counts.cumsum(0)
+
+    def right(start: int, stop: int) -> Tensor:
+        own = pairs[int(ends[start] - counts[start]) : int(ends[stop - 1])]
+        mask = torch.zeros(stop - start, len(gallery), dtype=torch.bool, device=queries.device)
+        mask[own[:, 0] - start, own[:, 1]] = True
+        return mask
+
+    return _ranks(queries, gallery, right, block_bytes)
 
 
 def rank_metrics(ranks: Tensor, recall_at: Sequence[int] = RECALL_AT) -> dict[str, float]:
@@ -74,14 +107,47 @@ def chance_metrics(query_ids: Tensor, gallery_ids: Tensor, recall_at: Sequence[i
     return {name: value / len(query_ids) for name, value in total.items()}
 
 
-def _check(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> None:
-    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        raise DataError(f"features must be [M, D] and [N, D], got {tuple(queries.shape)} and {tuple(gallery.shape)}")
+def _ranks(
+    queries: Tensor, gallery: Tensor, right_of: Callable[[int, int], Tensor], block_bytes: int, same_set: bool = False
+) -> Tensor:
+    """Ranks by blocks of queries; `right_of(start, stop)` marks right items, bool [stop - start, N]."""
+    gallery = functional.normalize(gallery.float(), dim=1)
+    rows = max(1, block_bytes // (gallery.element_size() * max(1, len(gallery))))
+    out = []
+    for start in range(0, len(queries), rows):
+        stop = min(start + rows, len(queries))
+        similarity = functional.normalize(queries[start:stop].float(), dim=1) @ gallery.T
+        right = right_of(start, stop)
+        if same_set:
+            own = torch.arange(stop - start, device=queries.device)
+            similarity[own, own + start] = -torch.inf
+            right[own, own + start] = False
+        best = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
+        out.append(1 + ((similarity >= best) & ~right).sum(1))
+    return torch.cat(out) if out else torch.zeros(0, dtype=torch.long, device=queries.device)
+
+
+def _check(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor, same_set: bool) -> None:
+    _check_features(queries, gallery)
     if len(queries) != len(query_ids) or len(gallery) != len(gallery_ids):
         raise DataError(
             f"one id per row is needed: {len(queries)} queries with {len(query_ids)} ids, "
             f"{len(gallery)} gallery items with {len(gallery_ids)} ids"
         )
-    lost = (~torch.isin(query_ids, gallery_ids)).nonzero()[:, 0].tolist()
+    lost = ~torch.isin(query_ids, gallery_ids)
+    if same_set:
+        if len(queries) > len(gallery):
+            raise DataError(f"{len(queries)} queries cannot be among a gallery of {len(gallery)} items")
+        _, number, counts = torch.unique(gallery_ids, return_inverse=True, return_counts=True)
+        lost = counts[number[: len(queries)]] < 2
+    _check_lost(lost.nonzero()[:, 0].tolist())
+
+
+def _check_features(queries: Tensor, gallery: Tensor) -> None:
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        raise DataError(f"features must be [M, D] and [N, D], got {tuple(queries.shape)} and {tuple(gallery.shape)}")
+
+
+def _check_lost(lost: list[int]) -> None:
     if lost:
         raise DataError(f"{len(lost)} queries have no right item in the gallery, first the one of row {lost[0]}")

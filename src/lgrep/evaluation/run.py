@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
-from torch import nn
 
-from lgrep.checkpoints.encoder import (
-    PIXELS_SIZE,
-    EvaluationTransform,
-    is_checkpoint,
-    load_encoder,
-    random_encoder,
-    read_checkpoint,
-)
-from lgrep.errors import ConfigError, LgrepError
-from lgrep.evaluation.features import extract_features
-from lgrep.evaluation.protocols.base import EvaluationSet, build_set
+from lgrep.config.spec import build
+from lgrep.errors import ConfigError, DataError, LgrepError, did_you_mean
+from lgrep.evaluation.cache import FeatureCache
+from lgrep.evaluation.contract import EvaluationSet, Evaluator, Score, Task
+from lgrep.evaluation.datasets.catalogue import build_set, expand
+from lgrep.evaluation.datasets.missing import MissingDataset
+from lgrep.evaluation.evaluators import Node, evaluator_nodes
+from lgrep.evaluation.finished import finished_records, identity_of, inputs_of, note_finished, protocol_of
+from lgrep.evaluation.isolation import isolated_randomness
+from lgrep.evaluation.results import lines_of, results_table, write_csv
+from lgrep.evaluation.subjects import Model, load_models
+from lgrep.evaluation.tasks import Resources, make_task
 from lgrep.records import make_record, weights_hash, write_record, write_text
 
-RANDOM_NAME, RANDOM_SIZE = "timm/test_resnet", 48  # the untrained baseline when no checkpoint sets an example
-CSV_COLUMNS = ("model", "dataset", "evaluator", "metric", "value", "weights_hash", "data_hash", "seed")
-
-
-@dataclass
-class _Model:
-    name: str
-    encoder: nn.Module
-    transform: EvaluationTransform
-    own_statistics: bool  # False: normalised by the data set's training statistics
-    budget: dict[str, Any] | None = None
+DEFAULT_EVALUATORS = ("knn", "linear", "emoji")
 
 
 def evaluate(
     models: Sequence[str],
-    datasets: Sequence[str] = ("emoji", "digits"),
+    datasets: str | Sequence[str] = ("emoji", "digits"),
     out: str | Path = "evaluation",
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -51,161 +39,224 @@ def evaluate(
     image_size: int | None = None,
     num_workers: int = 0,
     baselines: bool = True,
-    options: dict[str, dict[str, Any]] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
     console: Console | None = None,
+    evaluators: str | Sequence[str] | Mapping[str, Node | None] = DEFAULT_EVALUATORS,
+    cache: FeatureCache | None = None,
+    resume: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure every model on every data set with one pass of its pictures each.
+    """Measure every model on every data set by every evaluator that fits, with one pass over a data set's pictures.
 
-    Writes `records/*.json` (with predictions in `.npz` sidecars) as the numbers come, `results.csv` at the
-    end, and prints one table.
+    Writes `records/*.json` (with predictions in `.npz` sidecars) as the numbers come, `results.csv` and
+    `summary.json` at the end, and prints one table. An evaluator that refuses a model or data set is skipped and
+    said so; one that fails does not keep the others from being measured.
 
     Args:
         models: what `load_encoder` takes. May be empty when `baselines` is on.
-        datasets: registered evaluation data sets.
+        datasets: names of the catalogue, or `all`; sets that are not on this machine are skipped when several are asked for.
         out: folder of the results.
-        seed: draws random weights; kept in the records.
-        device: where encoders run; the evaluators run on the CPU.
+        seed: draws random weights and all that evaluators draw; kept in the records.
+        device: where encoders run.
         batch_size: pictures per forward pass.
         image_size: side in px for all models but `pixels`; None takes each model's own.
         num_workers: processes that decode.
-        baselines: also measure `pixels` (24 px) and `random`: the network, options and picture size of the
-            first checkpoint among `models`, `timm/test_resnet` at 48 px when there is none.
-        options: data set -> arguments of its protocol, for example {"emoji": {"test_fold": 2, "val_fold": 3}}.
+        baselines: also measure `pixels` and an untrained network, see `load_models`.
+        options: data set -> settings that replace those of its file, for example {"emoji": {"test_fold": 2, "val_fold": 3}}.
         console: where the table goes.
+        evaluators: names of files in `configs/evaluation`, or name -> node with `_target_`.
+        cache: keeps features for later; None computes them.
+        resume: take finished records of `out` for measurements of which nothing changed (weights, data, settings, seed, code).
 
     Returns:
         The records, in the order measured.
 
     Raises:
-        ConfigError: unknown model or data set, or nothing to evaluate.
+        ConfigError: unknown model, data set, evaluator or setting, or nothing to evaluate.
         CheckpointError: a checkpoint that cannot be used.
-        DataError: pictures that cannot be decoded, features that are not finite.
+        DataError: the only data set is missing or damaged.
+        Exception: the first that an evaluator raised, after all others were measured.
     """
     console = console or Console()
-    unknown = sorted(set(options or {}) - set(datasets))
-    if unknown:
-        raise ConfigError(f"options given for {', '.join(unknown)}, which is not among the data sets: {list(datasets)}")
-    sets = [build_set(name, **(options or {}).get(name, {})) for name in dict.fromkeys(datasets)]
-    loaded = _load(list(dict.fromkeys(models)), image_size, seed, baselines)
-    if not sets or not loaded:
-        raise ConfigError("nothing to evaluate: name at least one data set and one model, or switch baselines on")
-    records: list[dict[str, Any]] = []
-    for model in loaded:
-        before = weights_hash(model.encoder)
+    nodes = evaluator_nodes(evaluators)
+    names = expand(list(datasets) if not isinstance(datasets, str) else datasets)
+    chosen = _checked_options(options or {}, names)
+    loaded = load_models(models, image_size, seed, baselines)
+    if not names or not loaded or not nodes:
+        raise ConfigError("nothing to evaluate: name a data set, an evaluator and a model, or switch baselines on")
+    resources = Resources(_device(device), batch_size, num_workers, cache)
+    run = _Run(Path(out), nodes, resources, seed, resume)
+    sets = run.open(names, chosen)
+    if not sets and not run.failures:
+        raise MissingDataset(f"none of the data sets is here: {'; '.join(lines_of(run.skipped, 0))}")
+    try:
+        for model in loaded:
+            run.measure(model, sets)
+    finally:
+        run.finish(console, [model.subject.name for model in loaded])
+    if run.failures:
+        raise run.failures[0]
+    if not run.records:
+        raise ConfigError("nothing was measured: no evaluator takes these models and data sets. Type evaluation=[...]")
+    return run.records
+
+
+@dataclass
+class _Run:
+    """What is measured, and what came of it."""
+
+    out: Path
+    nodes: dict[str, dict[str, Any]]
+    resources: Resources
+    seed: int
+    resume: bool
+    records: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
+    reused: int = 0
+
+    def __post_init__(self) -> None:
+        self.evaluators: dict[str, Evaluator] = {name: build(node) for name, node in self.nodes.items()}
+
+    def open(self, names: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> list[EvaluationSet]:
+        """The data sets that are there; of several, some may be missing or damaged."""
+        sets: list[EvaluationSet] = []
+        for name in names:
+            try:
+                dataset = build_set(name, **options.get(name, {}))
+                dataset.parts()
+            except DataError as error:
+                if len(names) == 1:
+                    raise
+                if isinstance(error, MissingDataset):
+                    self.skipped.append({"dataset": name, "reason": str(error)})
+                else:
+                    self._fail({"dataset": name}, error)
+            else:
+                sets.append(dataset)
+        return sets
+
+    def measure(self, model: Model, sets: Sequence[EvaluationSet]) -> None:
+        """One model on all sets."""
+        subject = model.subject
         for dataset in sets:
-            transform = model.transform
-            if not model.own_statistics:
-                transform = replace(transform, mean=dataset.mean, std=dataset.std)
-            text = f"{model.name} on {dataset.name}"
-            features = extract_features(
-                model.encoder, dataset.pictures(), transform, batch_size, device, num_workers, progress=text
-            )
-            for record in _measure(model, dataset, features, transform, before, seed):
-                write_record(record, Path(out) / "records")
-                records.append(record)
-        model.encoder.cpu()
-        if weights_hash(model.encoder) != before:
-            raise LgrepError(f"the weights or buffers of {model.name} changed while it was evaluated")
-    _write_csv(records, Path(out) / "results.csv")
-    console.print(results_table(records))
-    return records
+            task = make_task(model.on(dataset), dataset, self.resources, self.seed)
+            inputs = inputs_of(task)
+            for name, evaluator in self.evaluators.items():
+                about = {"evaluation": name, "dataset": dataset.name, "model": subject.name}
+                try:
+                    self._one(task, inputs, name, evaluator)
+                except Exception as error:
+                    self._fail(about, error)
+            subject.encoder.cpu()
+            if weights_hash(subject.encoder) != subject.weights_hash:
+                raise LgrepError(
+                    f"the weights or buffers of {subject.name} changed while it was evaluated on {dataset.name}"
+                )
+
+    def _one(self, task: Task, inputs: Mapping[str, Any] | None, name: str, evaluator: Evaluator) -> None:
+        reason = evaluator.refusal(task)
+        if reason is not None:
+            about = {"evaluation": name, "dataset": task.dataset.name, "model": task.subject.name}
+            self.skipped.append({**about, "reason": reason})
+            return
+        settings = dict(getattr(task.dataset, "settings", {}))
+        cache = self.resources.cache
+        protocol = protocol_of(task, self.nodes[name], settings, cache.dtype if cache else "float32")
+        identity = identity_of(inputs, self.nodes[name], protocol)
+        known = finished_records(self.out, identity) if self.resume and identity is not None else None
+        if known is not None:
+            self.records += known
+            self.reused += 1
+            return
+        extra: dict[str, Any] = {
+            "evaluation": name,
+            "protocol": protocol,
+            "identity": identity,
+            "dataset_settings": settings,
+        }
+        extra |= {"notes": list(task.dataset.notes)}
+        files, begun = [], time.perf_counter()
+        with isolated_randomness(self.seed, self.resources.device):
+            for score in evaluator(task):
+                record = {**_record(task, score), **extra, "seconds": round(time.perf_counter() - begun, 3)}
+                files.append(write_record(record, self.out / "records").name)
+                self.records.append(record)
+        if identity is not None:
+            note_finished(self.out, identity, files)
+
+    def _fail(self, about: Mapping[str, str], error: Exception) -> None:
+        self.failed.append({**about, "reason": f"{type(error).__name__}: {error}"})
+        self.failures.append(error)
+
+    def finish(self, console: Console, models: Sequence[str]) -> None:
+        """Write the overview and print the table."""
+        if self.records:
+            write_csv(self.records, self.out / "results.csv")
+            console.print(results_table(self.records))
+        lines = [f"skipped: {line}" for line in lines_of(self.skipped, len(models))]
+        lines += [f"failed: {line}" for line in lines_of(self.failed, len(models))]
+        if self.reused:
+            lines.append(f"{self.reused} measurements were done before and are not repeated. resume=never repeats them")
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        measured = [
+            {
+                "model": record["model"]["name"],
+                **{key: record[key] for key in ("dataset", "evaluation", "evaluator", "protocol")},
+            }
+            for record in self.records
+        ]
+        summary = {"models": list(models), "evaluators": self.nodes, "seed": self.seed, "measured": measured}
+        summary |= {"skipped": self.skipped, "failed": self.failed}
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_text(self.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
-def results_table(records: Sequence[dict[str, Any]]) -> RichTable:
-    """Models as rows, the headline metrics of every evaluator as columns."""
-    columns: list[tuple[str, str]] = []
-    cells: dict[str, dict[tuple[str, str], float]] = {}
-    chance: dict[tuple[str, str], float] = {}
-    for record in records:
-        for metric in record["headline"]:
-            column = (record["dataset"], metric)
-            columns += [column] if column not in columns else []
-            cells.setdefault(record["model"]["name"], {})[column] = record["values"][metric]
-            if f"chance_{metric}" in record["values"]:
-                chance[column] = record["values"][f"chance_{metric}"]
-    table = RichTable(caption="all metrics, settings and predictions are in the records", box=box.SIMPLE_HEAD)
-    table.add_column("model", overflow="fold", min_width=16)
-    for dataset, metric in columns:
-        table.add_column(f"{dataset}\n{metric.replace('_per_class', ' per class')}", justify="right")
-    for name, row in cells.items():
-        table.add_row(name, *(f"{row[column]:.3f}" if column in row else "-" for column in columns))
-    if chance:
-        table.add_section()
-        table.add_row("chance", *(f"{chance[column]:.3f}" if column in chance else "" for column in columns))
-    return table
-
-
-def _load(names: list[str], image_size: int | None, seed: int, baselines: bool) -> list[_Model]:
-    loaded = [_named(name, image_size, seed) for name in names if name != "random"]
-    if baselines or "random" in names:
-        loaded.append(_random_beside(names, loaded, image_size, seed))
-    if baselines and "pixels" not in names:
-        loaded.append(_named("pixels", None, seed))
-    return loaded
-
-
-def _named(name: str, image_size: int | None, seed: int) -> _Model:
-    size = PIXELS_SIZE if name == "pixels" else image_size
-    encoder, transform = load_encoder(name, size, seed=seed)
-    if is_checkpoint(name):
-        about = read_checkpoint(name)["lgrep"]
-        return _Model(name, encoder, transform, True, about.get("budget") or {"steps": about.get("step")})
-    return _Model(name, encoder, transform, own_statistics=name != "pixels" and not name.startswith("random/"))
-
-
-def _random_beside(names: list[str], loaded: list[_Model], image_size: int | None, seed: int) -> _Model:
-    """The untrained network: like the first checkpoint's, else the small default."""
-    example = next((model for model in loaded if is_checkpoint(model.name)), None)
-    if example is None:
-        name, options, size = RANDOM_NAME, {}, image_size or RANDOM_SIZE
-        encoder = random_encoder(name, size, seed)
-    else:
-        name, options, size = str(example.encoder.name), dict(example.encoder.options), example.transform.size  # type: ignore[arg-type]
-        built_size = options.pop("image_size", None)
-        encoder = random_encoder(name, size if built_size is not None else None, seed, **options)
-    return _Model(f"random/{name}", encoder.eval(), EvaluationTransform(size), own_statistics=False)
-
-
-def _measure(
-    model: _Model,
-    dataset: EvaluationSet,
-    features: torch.Tensor,
-    transform: EvaluationTransform,
-    weights: str,
-    seed: int,
-) -> list[dict[str, Any]]:
+def _record(task: Task, score: Score) -> dict[str, Any]:
+    subject, dataset = task.subject, task.dataset
+    encoder, transform = subject.encoder, subject.transform
     about = {
-        "name": model.name,
-        "backbone": getattr(model.encoder, "name", None),
-        "options": getattr(model.encoder, "options", None),
-        "dim": features.shape[1],
-        "transform": vars(transform),
+        "name": subject.name,
+        "backbone": getattr(encoder, "name", None),
+        "options": getattr(encoder, "options", None),
+        "dim": getattr(encoder, "dim", None),
+        "transform": asdict(transform)
+        if is_dataclass(transform) and not isinstance(transform, type)
+        else repr(transform),
+        "text": subject.text is not None,
     }
-    records = []
-    for score in dataset.scores(features):
-        record = make_record(
-            dataset.name,
-            score.evaluator,
-            score.settings,
-            dict(score),
-            about,
-            weights,
-            dataset.data_hash,
-            seed,
-            model.budget,
-            score.predictions,
+    record = make_record(
+        dataset.name,
+        score.evaluator,
+        score.settings,
+        dict(score),
+        about,
+        subject.weights_hash,
+        dataset.data_hash,
+        task.seed,
+        subject.budget,
+        score.predictions,
+    )
+    return {**record, "headline": list(score.headline)}
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={name} cannot be used here ({str(error).splitlines()[0][:90]}). Type device=auto"
+        ) from error
+    return torch.device(name)
+
+
+def _checked_options(options: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """Options by data set; a set that is a file may be called by the file's stem."""
+    by_stem = {Path(name).stem if name.endswith((".yaml", ".yml")) else name: name for name in names}
+    unknown = sorted(set(options) - set(by_stem) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"options.{unknown[0]}: this data set is not evaluated; {did_you_mean(unknown[0], by_stem)} Type dataset=[...]"
         )
-        records.append(record | {"headline": list(score.headline)})
-    return records
-
-
-def _write_csv(records: Sequence[dict[str, Any]], path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for record in records:
-        identity = (record["model"]["name"], record["dataset"], record["evaluator"])
-        for metric, value in record["values"].items():
-            hashes = (record["weights_hash"], record["data_hash"], record["seed"])
-            writer.writerow((*identity, metric, f"{value:.6f}", *hashes))
-    write_text(path, text.getvalue())
+    return {by_stem.get(name, name): given for name, given in options.items()}

@@ -9,14 +9,16 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lgrep.backbones import Backbone
 from lgrep.data.batch import Batch
 from lgrep.errors import ConfigError, LgrepError
-from lgrep.losses.gather import row_offset, sum_over_processes, world
+from lgrep.losses.gather import row_offset
 from lgrep.methods.language.base import LanguageObjective
 from lgrep.methods.modules.chunks import encode_in_chunks
-from lgrep.methods.modules.means import Means
+from lgrep.methods.modules.sharding import apart, gather_backbones, shard
+from lgrep.methods.modules.steps import Means, mean_over_processes, step_seed
 from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
 
 
@@ -183,6 +185,8 @@ class Method(pl.LightningModule):
         return StepOutput(total, torch.cat([features[v] for v in views]), output.embeddings, parts)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        if not self.calls_backbone:
+            gather_backbones(self)
         output = self.objective(batch)
         if self.check_finite:
             check_finite(output, self.global_step)
@@ -209,10 +213,15 @@ class Method(pl.LightningModule):
         if self.language is not None:
             self.language.after_step()
 
+    def configure_model(self) -> None:
+        """Divides the parameters among the processes when the strategy has a mesh for that (FSDP2)."""
+        if self.device_mesh is not None and not isinstance(self, FSDPModule):
+            shard(self, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         assert self.optimisation is not None, "build methods with lgrep.training, or set `optimisation`"
         plan = self.optimisation
-        groups = parameter_groups(self, plan.weight_decay, plan.decay_exclude)
+        groups = apart(parameter_groups(self, plan.weight_decay, plan.decay_exclude))
         optimizer = build_optimizer(plan.name, groups, plan.peak_lr, **plan.options)
         schedule = warmup_cosine_scheduler(
             optimizer, plan.warmup_steps, plan.total_steps, plan.final_lr, plan.start_lr, plan.warmup_inclusive
@@ -285,20 +294,3 @@ def check_finite(output: StepOutput, step: int) -> None:
                 f"step {step}: {name} not finite{where}. Type a smaller optimizer.base_lr, a longer "
                 "schedule.warmup_steps, or trainer.precision=32-true"
             )
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The detached mean over ranks; losses are scaled so that it is the loss of the global batch."""
-    value = value.detach()
-    return value if world()[1] == 1 else sum_over_processes(value.clone()) / world()[1]
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of torch's generators in one step (or micro-batch): a 63-bit mix of the three numbers.
-
-    >>> step_seed(0, 1, 0) != step_seed(0, 0, 1)
-    True
-    """
-    value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) & (2**64 - 1)
-    value ^= value >> 31
-    return (value * 0xD6E8FEB86659FD93 & (2**64 - 1)) >> 1

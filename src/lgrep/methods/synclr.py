@@ -44,6 +44,7 @@ class SynCLR(Method):
     """
 
     min_views = 2
+    calls_backbone = False
 
     def __init__(
         self,

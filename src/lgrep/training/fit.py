@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lgrep.backbones import build_backbone
 from lgrep.backbones.norm import convert_batchnorm
-from lgrep.callbacks.checkpointing import RunCheckpoint
-from lgrep.callbacks.skipped import SkippedPictures
+from lgrep.callbacks.non_finite import NonFiniteGuard
 from lgrep.callbacks.stopping import StopRequest
 from lgrep.callbacks.throughput import Throughput
 from lgrep.config.spec import build
+from lgrep.cost import cost_of_run
 from lgrep.data.datamodule import PairDataModule
 from lgrep.data.failures import named_failures
 from lgrep.data.samplers import check_batch_size
@@ -29,11 +28,15 @@ from lgrep.methods.base import Method, Optimisation
 from lgrep.methods.language import LanguageObjective, Modalities
 from lgrep.optim import scaled_lr
 from lgrep.records import git_commit, hardware, versions, weights_hash
+from lgrep.training.acceleration import apply_trades
 from lgrep.training.augmentation import augments_in_workers
 from lgrep.training.folder import RunFolder
 from lgrep.training.hardware import check_chunks, check_hardware
 from lgrep.training.length import published_schedule, run_length
+from lgrep.training.loop import build_trainer, quiet_lightning, quieten
+from lgrep.training.lost import forget_failure, lost_processes
 from lgrep.training.resolve import Resolved, resolve
+from lgrep.training.resuming import check_fit, state_to_resume, step_of
 from lgrep.training.screen import show_start
 
 
@@ -52,7 +55,7 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     """
     resolved = resolve(values, choices)
     config = resolved.config
-    _quiet_lightning()
+    quiet_lightning()
     # Deterministic mode would fill every new tensor with NaN, which costs time and finds no error here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if config.doctor:
@@ -70,19 +73,17 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     assert method.optimisation is not None
     if _rank() == 0:
         folder.create(resolved.values)
-    checkpoint, problems = folder.latest_checkpoint()
-    for problem in problems:
-        print(f"{problem}; going on from {checkpoint or 'the beginning'}")
-    stop = StopRequest()
+    checkpoint = _state(resolved, folder, method)
+    stop = StopRequest(config.trainer.timeout_s)
     trainer = build_trainer(resolved, folder, method.optimisation.total_steps, stop)
-    resumed = _step_of(checkpoint)
+    resumed = step_of(checkpoint)
     for logger in trainer.loggers:
         if isinstance(logger, (MetricsFile, Tracker)):
             logger.cut_back(resumed)
     if trainer.is_global_zero:
         show_start(resolved, data, method, folder.path, resumed, trainer.world_size)
-    with warnings.catch_warnings(), stop, named_failures(data):
-        _quieten()
+    with warnings.catch_warnings(), stop, lost_processes(folder, config.trainer.timeout_s), named_failures(data):
+        quieten()
         try:
             trainer.fit(method, data, ckpt_path=checkpoint, weights_only=True)
         except SystemExit as error:  # how Lightning answers a KeyboardInterrupt: here the second Ctrl-C
@@ -93,8 +94,16 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     return summary
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.stem.partition("-")[2])
+def _state(resolved: Resolved, folder: RunFolder, method: Method) -> Path | None:
+    """The state to go on from; what an earlier start left behind is said and removed."""
+    assert method.optimisation is not None
+    state, problems = state_to_resume(folder, resolved.config.resume)
+    check_fit(state, method, method.optimisation.total_steps)
+    if _rank() == 0:
+        forget_failure(folder)
+        for problem in problems:
+            print(f"{problem}; going on from {state or 'the beginning'}")
+    return state
 
 
 def build_data(resolved: Resolved) -> PairDataModule:
@@ -142,9 +151,10 @@ def build_method(resolved: Resolved, data: PairDataModule) -> Method:
     method.optimisation = plan
     method.seed = config.seed
     method.check_finite = config.debug
-    method.budget_per_step = budget_per_step(method, data)
+    method.budget_per_step = budget_per_step(method, data, config.trainer.accumulate)
     transform = data.transforms[data.views[0].transform]
     method.image = {"size": data.views[0].size, "mean": list(transform.mean), "std": list(transform.std)}
+    apply_trades(method, config.trainer)
     return method
 
 
@@ -171,13 +181,15 @@ def build_language(resolved: Resolved, data: PairDataModule, method: Method) -> 
         context_length=texts.tokenizer.context_length,
         caption_dim=caption_dim,
         texts=len(texts.pictures),
+        tokenizer=texts.tokenizer.name,
+        stored=f"{data.table.name}/{texts.features}" if texts.features is not None else "",
     )
     objective: LanguageObjective = build(resolved.config.language, modalities=modalities)
     objective.attach(method.backbone)
     return objective
 
 
-def budget_per_step(method: Method, data: PairDataModule) -> dict[str, int]:
+def budget_per_step(method: Method, data: PairDataModule, accumulate: int = 1) -> dict[str, int]:
     """Pictures and FLOPs of one optimiser step; FLOPs of the backbone, a backward pass counted as two forward ones."""
     flops = 0
     for size in {view.size for view in data.views}:
@@ -186,7 +198,8 @@ def budget_per_step(method: Method, data: PairDataModule) -> dict[str, int]:
             method.backbone.eval()(torch.zeros(1, 3, size, size))
             method.backbone.train(training)
         flops += 3 * counter.get_total_flops() * sum(view.size == size for view in data.views)
-    return {"pictures": data.batch_size * len(data.views), "flops": data.batch_size * flops}
+    anchors = data.batch_size * accumulate
+    return {"pictures": anchors * len(data.views), "flops": anchors * flops}
 
 
 def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
@@ -195,8 +208,10 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
     optimizer, schedule = config.optimizer, config.schedule
     published_schedule(resolved)  # an unknown one is refused before the data are opened
     check_batch_size(config.loader.batch_size, len(data.anchors))
-    total, warmup = run_length(resolved, data.batches_per_epoch)
-    counted = {"pictures": config.loader.batch_size * len(data.views), "anchors": config.loader.batch_size}
+    accumulate = config.trainer.accumulate
+    total, warmup = run_length(resolved, data.batches_per_epoch / accumulate)
+    anchors = config.loader.batch_size * accumulate
+    counted = {"pictures": anchors * len(data.views), "anchors": anchors}
     options: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps, "fused": True}
     if optimizer.name == "sgd":
         options = {"momentum": optimizer.momentum, "fused": True}
@@ -216,43 +231,6 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
     )
 
 
-def build_trainer(resolved: Resolved, folder: RunFolder, total_steps: int, stop: StopRequest) -> pl.Trainer:
-    """Lightning's trainer with the run's loggers and callbacks; `stop` ends the run between two steps."""
-    config = resolved.config
-    run_dir = str(folder.path)
-    loggers = [build(node, run_dir=run_dir) for node in config.logger.values() if node is not None]
-    callbacks: list[pl.Callback] = [SkippedPictures(run_dir, config.loader.max_skip_share)]  # the bar shows its count
-    callbacks += [
-        build(node, run_dir=run_dir, seed=config.seed) for node in config.callbacks.values() if node is not None
-    ]
-    saver = RunCheckpoint(run_dir, config.checkpoint.every_n_steps, config.checkpoint.keep, stop)
-    callbacks.append(saver)
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
-    trainer = pl.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        num_nodes=config.trainer.num_nodes,
-        strategy=config.trainer.strategy,
-        precision=config.trainer.precision,
-        max_steps=total_steps,
-        max_epochs=-1,
-        logger=[MetricsFile(run_dir), *loggers],
-        callbacks=callbacks,
-        log_every_n_steps=config.trainer.log_every_n_steps,
-        deterministic=config.deterministic,
-        enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        default_root_dir=run_dir,
-        plugins=[saver.writer],
-    )
-    stop.own_signals(trainer)
-    return trainer
-
-
 def _summary(
     resolved: Resolved, trainer: pl.Trainer, method: Method, data: PairDataModule, folder: RunFolder
 ) -> dict[str, Any]:
@@ -270,11 +248,19 @@ def _summary(
             "steps": trainer.global_step,
             **{name: value * trainer.global_step for name, value in method.budget_per_step.items()},
         },
-        "epochs": trainer.global_step / data.batches_per_epoch,
+        "cost": cost_of_run(
+            folder.path,
+            method.budget_per_step,
+            (len(data.views), len({view.picture for view in data.views})),
+            resolved.config.data,
+            data.replaced_count,
+        ),
+        "epochs": trainer.global_step * trainer.accumulate_grad_batches / data.batches_per_epoch,
         "peak_lr": plan.peak_lr,
         "metrics": metrics,
         "speed": speed,
         "replaced_pictures": data.replaced_count,
+        "skipped_steps": next((callback.skipped for callback in callbacks if isinstance(callback, NonFiniteGuard)), []),
         "weights_hash": weights_hash(method.backbone),
         "data_hash": data.table.content_hash,
         "seed": resolved.config.seed,
@@ -288,17 +274,3 @@ def _summary(
 def _rank() -> int:
     """Rank of this process as its launcher says it, before any process group exists."""
     return int(getattr(rank_zero_only, "rank", 0))
-
-
-def _quiet_lightning() -> None:
-    for name in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _quieten() -> None:
-    """Warnings of Lightning about choices that are made on purpose here."""
-    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*`max_epochs` was not set.*")

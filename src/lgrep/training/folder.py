@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 
+from lgrep.checkpoints.seal import damage
 from lgrep.config.compose import write_yaml
 from lgrep.errors import ConfigError
 from lgrep.records import write_text
 
 # Settings that do not change what is computed; a run continues in its folder when they differ.
 OPERATIONAL = ("name", "resume", "debug", "doctor", "paths", "logger", "checkpoint")
-OPERATIONAL_NESTED = {"loader": ("workers", "cache_mb"), "trainer": ("log_every_n_steps",)}
+OPERATIONAL_NESTED = {
+    "loader": ("workers", "cache_mb"),
+    "trainer": ("log_every_n_steps", "non_finite", "timeout_s", "requeue"),
+}
 
 
 CHOSEN = "LGREP_RUN_FOLDER"  # environment variable with the folder that the first process chose
@@ -86,12 +90,22 @@ class RunFolder:
         write_text(self.path / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
     def latest_checkpoint(self) -> tuple[Path | None, list[str]]:
-        """The newest readable state, and what was wrong with newer ones."""
+        """The newest intact state, and what was wrong with newer ones."""
         problems: list[str] = []
         for path in sorted(self.checkpoints.glob("step-*.ckpt"), reverse=True):
-            try:
-                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            problem = checkpoint_problem(path)
+            if problem is None:
                 return path, problems
-            except Exception as error:  # any damage at all must lead to the previous state
-                problems.append(f"{path} is damaged ({type(error).__name__}: {str(error).splitlines()[0][:120]})")
+            problems.append(f"{path} is damaged ({problem})")
         return None, problems
+
+
+def checkpoint_problem(path: Path) -> str | None:
+    """Why a state cannot be used: its content hash, or whatever else is wrong with the file; None: it is intact."""
+    try:
+        problem = damage(path)
+        if problem is None:
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # any damage at all must lead to the previous state
+        problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+    return problem

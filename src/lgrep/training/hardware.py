@@ -17,7 +17,7 @@ ONE_PROCESS = "trainer.accelerator=auto trainer.devices=1 trainer.num_nodes=1 tr
 
 
 def check_hardware(trainer: Trainer) -> None:
-    """Refuse more GPUs than there are, and several machines without a launcher that joins them.
+    """Refuse more GPUs than there are, several machines without a launcher, and precisions that a strategy lacks.
 
     Raises:
         ConfigError: says what there is and what to type.
@@ -34,6 +34,11 @@ def check_hardware(trainer: Trainer) -> None:
                 f"trainer.devices={trainer.devices}, but this machine has {int(there)} GPU(s). Type trainer.devices="
                 f"{int(there)} with a loader.batch_size (anchors of all processes) that they can hold"
             )
+    if trainer.strategy == "fsdp2" and trainer.precision == "16-mixed":
+        raise ConfigError(
+            "trainer.strategy=fsdp2 divides the gradients, which a gradient scaler cannot judge. "
+            "Type trainer.precision=bf16-mixed"
+        )
     # Without a launcher Lightning would start this machine's processes and wait for the other machines for ever.
     launched = "NODE_RANK" in os.environ or any(getattr(environments, name).detect() for name in _LAUNCHERS)
     if trainer.num_nodes > 1 and not launched:

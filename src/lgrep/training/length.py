@@ -35,7 +35,7 @@ def published_schedule(resolved: Resolved) -> PublishedSchedule | None:
     )
 
 
-def run_length(resolved: Resolved, steps_per_epoch: int) -> tuple[int, float]:
+def run_length(resolved: Resolved, steps_per_epoch: float) -> tuple[int, float]:
     """Optimiser steps of the run and of its warm-up (a fraction of a step is kept).
 
     What the configuration gives itself goes before a published schedule.

@@ -19,6 +19,7 @@ from lgrep.data.transforms import Transform
 from lgrep.data.transforms.one_of import combinations
 from lgrep.data.views import View, describe_views, expand_views
 from lgrep.errors import ConfigError, did_you_mean
+from lgrep.training.sharded import register
 
 CALLBACK_INJECTED = ("run_dir", "seed")
 
@@ -171,6 +172,7 @@ def _check_library(name: str) -> None:
 
 
 def _check_strategy(name: str) -> None:
+    register()
     known = ["auto", *StrategyRegistry.available_strategies()]
     if name not in known:
         raise ConfigError(f"trainer.strategy={name}: Lightning has no such strategy; {did_you_mean(name, known)}")

@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 from lgrep.data.datamodule import PairDataModule
 from lgrep.data.views import describe_views
 from lgrep.methods.base import Method
+from lgrep.training.acceleration import accumulation_warning
 from lgrep.training.augmentation import augments_in_workers
 from lgrep.training.resolve import Resolved
 
@@ -20,8 +21,9 @@ def show_start(
     """Print the resolved settings that people get wrong."""
     config, plan = resolved.config, method.optimisation
     assert plan is not None
-    pictures = config.loader.batch_size * len(data.views)
-    steps_per_epoch = data.batches_per_epoch
+    anchors = config.loader.batch_size * config.trainer.accumulate
+    pictures = anchors * len(data.views)
+    steps_per_epoch = data.batches_per_epoch / config.trainer.accumulate
     grid = Grid(show_header=False, box=None, padding=(0, 2, 0, 0))
     grid.add_row("run", f"{resolved.name}, seed {config.seed} -> {folder}")
     grid.add_row(
@@ -34,8 +36,10 @@ def show_start(
     )
     grid.add_row(
         "batch",
-        f"{config.loader.batch_size} anchors = {pictures} pictures per step over {world} process(es), {len(data.views) - 1} positives per picture",
+        f"{anchors} anchors = {pictures} pictures per step over {world} process(es), {len(data.views) - 1} positives per picture",
     )
+    if config.trainer.accumulate > 1:
+        grid.add_row("", f"in {config.trainer.accumulate} micro-batches of {config.loader.batch_size} anchors")
     trainable = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
     network = sum(parameter.numel() for parameter in method.backbone.parameters())
     grid.add_row(
@@ -48,10 +52,13 @@ def show_start(
     )
     grid.add_row(
         "schedule",
-        f"{plan.total_steps} steps = {plan.total_steps / steps_per_epoch:.1f} epochs of {steps_per_epoch} steps, {plan.warmup_steps:g} of them warm-up",
+        f"{plan.total_steps} steps = {plan.total_steps / steps_per_epoch:.1f} epochs of {steps_per_epoch:g} steps, {plan.warmup_steps:g} of them warm-up",
     )
     grid.add_row("loader", f"{data.workers} worker(s) per process")
     grid.add_row("augmentation", augments_in_workers(config)[1])
     if resumed:
         grid.add_row("resume", f"goes on after step {resumed}, at the same place in the data")
+    warning = accumulation_warning(method, config.trainer)
+    if warning is not None:
+        grid.add_row("warning", warning)
     Console(width=140, highlight=False).print(grid)

@@ -42,6 +42,7 @@ def prepare(
     max_skip_share: float = 0.1,
     name: str | None = None,
     left_out: Sequence[tuple[str, str]] = (),
+    extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a table as a picture set (`lgrep.data.table` describes the format).
 
@@ -58,6 +59,7 @@ def prepare(
         max_skip_share: largest share of pictures that may be left out.
         name: of the set; None: the table's.
         left_out: (picture, reason) of what the source left out, for `skipped.jsonl`.
+        extra: plain JSON data kept in `set.json`.
 
     Returns:
         The content of `set.json`, and `skipped`, the number of pictures left out.
@@ -79,7 +81,7 @@ def prepare(
             with _own(folder, plan) as work:
                 shards = Shards(table, encoding, folder, work, shard_rows)
                 skipped = _write_shards(shards, workers, max_skip_share)
-                before = _finish(shards, name or table.name, plan, skipped, left_out)
+                before = _finish(shards, name or table.name, plan, skipped, left_out, extra or {})
         except OSError as error:
             place = f" while writing {shown(error.filename)}" if error.filename else f" while writing to {folder}"
             raise LgrepError(
@@ -199,7 +201,12 @@ def _judge(shards: Shards, skipped: int, max_skip_share: float) -> None:
 
 
 def _finish(
-    shards: Shards, name: str, plan: dict[str, Any], skipped: int, left_out: Sequence[tuple[str, str]]
+    shards: Shards,
+    name: str,
+    plan: dict[str, Any],
+    skipped: int,
+    left_out: Sequence[tuple[str, str]],
+    extra: dict[str, Any],
 ) -> dict[str, Any]:
     """The tables of finished shards, and the record of what was left out."""
     tables = PreparedTables(shards)
@@ -213,7 +220,7 @@ def _finish(
             out.writelines(tables.skipped())
     else:
         (shards.folder / "skipped.jsonl").unlink(missing_ok=True)
-    return tables.write(name, {"skipped": skipped, "prepared": plan})
+    return tables.write(name, {**extra, "skipped": skipped, "prepared": plan})
 
 
 def _finished_count(folder: Path) -> int:

@@ -81,11 +81,11 @@ class _Tolerant:
 def _any(rest: str, table: Table, options: EncoderOptions) -> PictureEncoder:
     model, _, typed = rest.rpartition("@")
     model, size = (model, int(typed)) if model and typed.isdigit() else (rest, options.image_size)
-    encoder, transform = _packaged(size) if model == "efficientnet_lite0" else load_encoder(model, size)
+    encoder, transform = packaged_encoder(size) if model == "efficientnet_lite0" else load_encoder(model, size)
     return PictureEncoder(f"picture/{rest}", encoder, transform, table, options)
 
 
-def _packaged(image_size: int | None) -> tuple[nn.Module, EvaluationTransform]:
+def packaged_encoder(image_size: int | None) -> tuple[nn.Module, EvaluationTransform]:
     """ImageNet's EfficientNet-Lite0 from a Python package."""
     try:
         package = importlib.import_module(PACKAGED)

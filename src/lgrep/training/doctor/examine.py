@@ -33,6 +33,7 @@ from lgrep.training.doctor.report import show, write_report
 from lgrep.training.doctor.rules import Verdict, memory_verdict, verdict
 from lgrep.training.doctor.trials import try_settings
 from lgrep.training.folder import RunFolder
+from lgrep.training.loop import build_trainer, quieten
 from lgrep.training.resolve import Resolved
 
 STEPS = 50
@@ -74,7 +75,7 @@ def _measure(
     folder = RunFolder(scratch)
     folder.create(resolved.values)
     ledger = Ledger()
-    trainer = fit.build_trainer(resolved, folder, WARM_UP + steps + 1, StopRequest())
+    trainer = build_trainer(resolved, folder, WARM_UP + steps + 1, StopRequest())
     trainer.callbacks = [item for item in trainer.callbacks if not isinstance(item, RunCheckpoint)]  # type: ignore[attr-defined]
     cuda = trainer.strategy.root_device.type != "cpu"
     split = WARM_UP + (max(1, steps // 2) if cuda else 0)
@@ -84,7 +85,7 @@ def _measure(
     if trainer.is_global_zero:
         print(f"examining {steps} steps of {resolved.name}, then its loading and its network alone ...", flush=True)
     with warnings.catch_warnings(), ExitStack() as stack:
-        fit._quieten()
+        quieten()
         stack.enter_context(named_failures(data))
         stack.enter_context(watched(method, data, ledger))
         acts = stack.enter_context(watched_acts(trainer.callbacks, ledger))  # type: ignore[attr-defined]
