@@ -195,7 +195,7 @@ def accuracy(_: argparse.Namespace, details: list[Row]) -> Iterator[Row]:
             (train, labels), (test, test_labels) = task.split("train"), task.split("test")
             scaler = Scaler.fit(train)
             train, test = scaler(train), scaler(test)
-            fits = CostPath(train, labels, dataset.num_classes, CHOOSING)
+            fits = CostPath(train, labels, dataset.num_classes)
             seconds, mine = timed(lambda fits=fits: {c: fits.fit(c) for c in C_GRID})
             others = ScikitLearn(train, labels, dataset.num_classes, tolerance=1e-6, max_iterations=2000)
             peer_seconds, peers = timed(lambda others=others: {c: others.fit(c) for c in C_GRID})

@@ -34,6 +34,8 @@ class Peer(nn.Module):
 
 
 class SimCLR(Peer):
+    """After lightly's examples/pytorch/simclr.py."""
+
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()
         from lightly.loss import NTXentLoss
@@ -48,6 +50,8 @@ class SimCLR(Peer):
 
 
 class BYOL(Peer):
+    """After lightly's examples/pytorch/byol.py."""
+
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()
         from lightly.loss import NegativeCosineSimilarity
@@ -75,6 +79,8 @@ class BYOL(Peer):
 
 
 class SwAV(Peer):
+    """After lightly's examples/pytorch/swav.py."""
+
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()
         from lightly.loss import SwaVLoss
@@ -94,6 +100,8 @@ class SwAV(Peer):
 
 
 class DINO(Peer):
+    """After lightly's examples/pytorch/dino.py."""
+
     def __init__(self, backbone: nn.Module, dim: int) -> None:
         super().__init__()
         from lightly.loss import DINOLoss
@@ -121,6 +129,8 @@ class DINO(Peer):
 
 
 class MAE(Peer):
+    """After lightly's examples/pytorch/mae.py."""
+
     def __init__(self, backbone: Any, dim: int) -> None:
         super().__init__()
         from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM

@@ -47,9 +47,7 @@ def test_a_run_that_was_interrupted_costs_the_sum_of_its_starts(
 
     monkeypatch.setattr(ledger, "time", clock)
     monkeypatch.setattr(Method, "training_step", timed)
-    views = (
-        "augment.views=[{picture: 0, transform: strong, size: 32, count: 2}, {picture: 1, transform: strong, size: 32}]"
-    )
+    views = "augment.views=[{picture: 0, transform: strong, size: 32, count: 2}, {picture: 1, transform: strong, size: 32, count: 1}]"
     arguments = quick(overrides(tmp_path / "data", tmp_path / "runs", views))
     with pytest.raises(Interruption):
         run(arguments)

@@ -18,7 +18,17 @@ from training.ranks import quick, train_on
 from training.runs import SCRIPT, assert_equal, only_run, overrides, run, script, start, state
 
 DOUBLE = ("trainer.precision=64-true", "duration.steps=4", "trainer.log_every_n_steps=1", "optimizer.eps=1e-5")
-TORCHRUN = "from torch.distributed.run import main; main()"
+# torchrun's workers, too, are forked from the server of programs.
+TORCHRUN = """
+import subprocess
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+subprocess_handler.Popen = subprocess.Popen
+from torch.distributed.run import main
+main()
+"""
+
+
+LIMIT = 240.0  # seconds, of which a machine at rest needs few
 
 
 def free_port() -> int:
@@ -52,14 +62,17 @@ def nodes(folder: Path, arguments: list[str]) -> list[subprocess.CompletedProces
     port = free_port()
     started = []
     for node in range(2):
-        told = [f"--nnodes=2 --node-rank={node} --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={port}"]
-        command = [sys.executable, "-c", TORCHRUN, *told[0].split(), "--no-python", sys.executable, script(folder)]
-        started.append(Program([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    ended = []
-    for process in started:
-        output, errors = process.communicate(timeout=120)
-        ended.append(subprocess.CompletedProcess([], process.returncode, output, errors))
-    return ended
+        told = (
+            f"--nnodes=2 --node-rank={node} --nproc-per-node=1 --master-addr=127.0.0.1 --master-port={port} --no-python"
+        )
+        command = [sys.executable, "-c", TORCHRUN, *told.split(), sys.executable, script(folder), *arguments]
+        started.append(Program(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    try:
+        ended = [(*process.communicate(timeout=LIMIT), process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.terminate()  # torchrun ends its workers
+    return [subprocess.CompletedProcess([], code, output, errors) for output, errors, code in ended]
 
 
 @pytest.mark.ddp
@@ -90,9 +103,9 @@ def test_one_death_ends_all_with_one_error_and_the_run_goes_on(tmp_path: Path, r
     begun = time.monotonic()
     with (tmp_path / "errors.txt").open("w") as errors, (tmp_path / "output.txt").open("w") as output:
         process = Program([sys.executable, str(killing), "--kill-at", "5", *arguments], stdout=output, stderr=errors)
-        code = process.wait(timeout=100)
+        code = process.wait(timeout=LIMIT)
     told = tmp_path / "errors.txt"
-    while "processes of this run died" not in told.read_text() and time.monotonic() - begun < 60:
+    while "processes of this run died" not in told.read_text() and time.monotonic() - begun < LIMIT:
         time.sleep(0.1)  # the first process was killed: the other one ends a moment later
     text = told.read_text()
     assert code != 0 and "Traceback" not in text

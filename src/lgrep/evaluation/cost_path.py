@@ -61,7 +61,7 @@ class CostPath:
         features: [N, D] floating point; half precision is widened to float32.
         labels: Long[N] in [0, num_classes), or bool [N, num_classes].
         num_classes: K.
-        tolerance: stop when the objective is estimated to lie within this share of its minimum.
+        tolerance: stop when the objective is estimated to lie within this share of its minimum, see `minimise`.
         max_iterations: Newton steps of one fit.
 
     Raises:
@@ -73,7 +73,7 @@ class CostPath:
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, num_classes: int, tolerance: float = 1e-4, max_iterations: int = 200
+        self, features: Tensor, labels: Tensor, num_classes: int, tolerance: float = 1e-5, max_iterations: int = 200
     ) -> None:
         check_rows(features, labels, num_classes)
         self.num_classes, self.tolerance, self.max_iterations = num_classes, tolerance, max_iterations

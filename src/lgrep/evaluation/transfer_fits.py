@@ -146,7 +146,7 @@ def need_optuna(argument: str) -> None:
         ConfigError: it is not installed.
     """
     if find_spec("optuna") is None:
-        raise ConfigError(f"{argument} searches with optuna, which is not installed: pip install 'lgrep[transfer]'")
+        raise ConfigError(f"{argument} searches with optuna, which is not installed: pip install 'lgrep[tuning]'")
 
 
 def search(

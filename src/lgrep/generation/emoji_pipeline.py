@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UN
 from diffusers.image_processor import VaeImageProcessor
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from lgrep.errors import CheckpointError, ConfigError, did_you_mean
 from lgrep.generation.patch_codec import PatchCodec
@@ -69,7 +70,7 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
             raise ConfigError(
                 f"size {height} x {width}: sides are multiples of {step} px; it is made for {self.default_size}"
             )
-        return (int(self.unet.config.in_channels), height // self.vae_scale_factor, width // self.vae_scale_factor)
+        return (int(self.unet.config.out_channels), height // self.vae_scale_factor, width // self.vae_scale_factor)
 
     def too_long(self, captions: Sequence[str]) -> list[bool]:
         """Whether words at the end of a caption are not read."""
@@ -135,8 +136,11 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
         """The network's prediction, guided: both halves in one pass."""
         copies = len(condition.sequence) // len(latents)
         seen = self.scheduler.scale_model_input(torch.cat([latents] * copies), moment)
+        layout = condition.layout
+        if layout.shape[2:] != seen.shape[2:]:
+            layout = interpolate(layout, size=seen.shape[2:], mode="bilinear")
         found: Tensor = self.unet(
-            seen,
+            torch.cat([seen, layout], 1),
             moment,
             encoder_hidden_states=condition.sequence,
             encoder_attention_mask=condition.mask,

@@ -45,16 +45,16 @@ class GeneratorTraining:
 
     steps: int = 16_000
     batch_size: int = 32
-    learning_rate: float = 8e-4
+    learning_rate: float = 1e-3
     ema: float = 0.999
     no_caption: float = 0.1
     no_designer: float = 0.15
     no_word: float = 0.1
-    augmented: float = 0.5
+    augmented: float = 0.4
     finish_steps: int = 1500
     channels: tuple[int, int] = (96, 112)
     width: int = 128
-    vocabulary: int = 22_000
+    vocabulary: int = 20_000
     seed: int = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
@@ -72,7 +72,7 @@ def build_pipeline(settings: GeneratorTraining, found: Drawings) -> EmojiPipelin
     codec.fit(to_float(found.pixels))
     unet = UNet2DConditionModel(
         sample_size=8,
-        in_channels=codec.config.latent_channels,
+        in_channels=codec.config.latent_channels + encoder.config.layout[0],
         out_channels=codec.config.latent_channels,
         block_out_channels=settings.channels,
         layers_per_block=1,
@@ -82,6 +82,8 @@ def build_pipeline(settings: GeneratorTraining, found: Drawings) -> EmojiPipelin
         cross_attention_dim=settings.width,
         attention_head_dim=4,
         norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_dim=256,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=encoder.vector_dim,
     )
@@ -171,14 +173,14 @@ class Trainer:
         words = Words(words.rows * kept, words.parts * kept[..., None])
         designer = self.drawings.designer[chosen].to(self.device)
         designer = torch.where(chances[:, 1] < settings.no_designer, -1, designer)
-        sequence, mask, vector = self.trained["text_encoder"](words, designer, augmentation)
+        told = self.trained["text_encoder"](words, designer, augmentation)
         kind = self.fast.dtype
         found: Tensor = self.fast(
-            noisy.to(kind, memory_format=torch.channels_last),
+            torch.cat([noisy, told.layout], 1).to(kind, memory_format=torch.channels_last),
             moment,
-            encoder_hidden_states=sequence.to(kind),
-            encoder_attention_mask=mask,
-            class_labels=vector.to(kind),
+            encoder_hidden_states=told.sequence.to(kind),
+            encoder_attention_mask=told.mask,
+            class_labels=told.vector.to(kind),
             return_dict=False,
         )[0]
         return found.float()

@@ -76,11 +76,15 @@ class Manifest:
                 f"no picture of {self.plan.name} is left ({counts}). Relax near_duplicates or min_clip_score"
             )
         captions, rows = self._captions(rows)
-        content = hashlib.sha256(b"".join(rows["digest"].to_pylist()))
+        return self._put(rows, captions, {"selection": wanted, "left_out": counts})
+
+    def _put(self, rows: pa.Table, captions: pa.Table, facts: dict[str, Any]) -> dict[str, Any]:
+        """Put the tables and the description in place; the content of `set.json`."""
         folder, work = self.storage.folder, work_folder(self.storage.folder) / "tables"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         write_tables(work, rows.drop_columns(["digest"]), captions)
+        content = hashlib.sha256(b"".join(rows["digest"].to_pylist()))
         for name in FILES:
             content.update((work / name).read_bytes())
         tables = {name: hashlib.sha256((work / name).read_bytes()).hexdigest() for name in FILES}
@@ -91,19 +95,12 @@ class Manifest:
             "captions": len(captions),
             "shards": [f"{shard.name}.tar" for shard in self.shards],
             "content_hash": content.hexdigest()[:16],
-            "generation": {
-                "identity": self.plan.identity,
-                "selection": wanted,
-                "left_out": counts,
-                "tables": tables,
-                **self._provenance(),
-            },
+            "generation": {"identity": self.plan.identity, **facts, "tables": tables, **self._provenance()},
         }
-        (folder / "set.json").unlink(missing_ok=True)  # a set is valid only with its last file
-        for name in FILES:
-            _put(work / name, folder / name)
         (work / "set.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        _put(work / "set.json", folder / "set.json")
+        (folder / "set.json").unlink(missing_ok=True)  # a set is valid only with its last file
+        for name in (*FILES, "set.json"):
+            _moved(work / name, folder / name)
         shutil.rmtree(work, ignore_errors=True)
         return about
 
@@ -196,7 +193,7 @@ def digest_of(records: Sequence[Finished]) -> str:
     return hashlib.sha256("".join(record.sha256 for record in records).encode()).hexdigest()[:16]
 
 
-def _put(source: Path, target: Path) -> None:
+def _moved(source: Path, target: Path) -> None:
     with source.open("rb+") as handle:
         os.fsync(handle.fileno())
     os.replace(source, target)

@@ -188,6 +188,28 @@ class Storage:
             about: caption -> what is told of its picture in the tar file.
             facts: further attributes of `Finished`.
         """
+        rows = self._write_tar(shard, pictures, suffix, about)
+        with (
+            durable(self.records / f"{shard.name}.arrow", self.folder) as partial,
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, ROWS) as writer,
+        ):
+            writer.write_table(pa.Table.from_pylist(rows, ROWS))
+        counts: dict[str, int] = {}
+        for picture in pictures:
+            counts[picture.status] = counts.get(picture.status, 0) + 1
+        file = self.tar(shard)
+        cut = sum(row["truncated"] for row in rows)
+        record = Finished(_sha256(file), file.stat().st_size, len(pictures), truncated=cut, counts=counts, **facts)
+        with durable(self.records / f"{shard.name}.json", self.folder) as partial:
+            partial.write_text(json.dumps(asdict(record)) + "\n", encoding="utf-8")
+        self.drop_parts(shard)
+        return record
+
+    def _write_tar(
+        self, shard: Shard, pictures: Sequence[Drawn], suffix: str, about: Mapping[int, dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Write the file of a shard; its rows."""
         rows = []
         with (
             durable(self.tar(shard), self.folder) as partial,
@@ -204,23 +226,7 @@ class Storage:
                     text = json.dumps({**about[picture.caption], "attempt": picture.attempt}, ensure_ascii=False)
                     _add(tar, f"{name}.json", text.encode())
                 rows.append(row)
-        table = pa.Table.from_pylist(rows, ROWS)
-        with (
-            durable(self.records / f"{shard.name}.arrow", self.folder) as partial,
-            pa.OSFile(str(partial), "wb") as sink,
-            pa.ipc.new_file(sink, ROWS) as writer,
-        ):
-            writer.write_table(table)
-        counts: dict[str, int] = {}
-        for picture in pictures:
-            counts[picture.status] = counts.get(picture.status, 0) + 1
-        file = self.tar(shard)
-        cut = sum(row["truncated"] for row in rows)
-        record = Finished(_sha256(file), file.stat().st_size, len(pictures), truncated=cut, counts=counts, **facts)
-        with durable(self.records / f"{shard.name}.json", self.folder) as partial:
-            partial.write_text(json.dumps(asdict(record)) + "\n", encoding="utf-8")
-        self.drop_parts(shard)
-        return record
+        return rows
 
     def drop_parts(self, shard: Shard) -> None:
         """Remove the batches of a shard, which are in its tar file now or have another size."""

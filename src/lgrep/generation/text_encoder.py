@@ -48,11 +48,13 @@ class Condition(NamedTuple):
         sequence: [N, 1 + L, D], a first token for the caption as a whole, then its words.
         mask: bool [N, 1 + L], which of them are there.
         vector: [N, D + designers + augmentations].
+        layout: [N, C, S, S], what is roughly where: more channels for the denoiser's input, which knows no places else.
     """
 
     sequence: Tensor
     mask: Tensor
     vector: Tensor
+    layout: Tensor
 
 
 class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -71,6 +73,7 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         max_words: words that are read; a caption's further words are dropped.
         designers: their names.
         augmentations: numbers that describe an augmentation.
+        layout: C and S of the layout.
         dropout: of the transformer, in training.
 
     Paper:
@@ -91,6 +94,7 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         max_words: int = 15,
         designers: Sequence[str] = (),
         augmentations: int = 5,
+        layout: tuple[int, int] = (16, 8),
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -104,6 +108,13 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.position = nn.Parameter(torch.zeros(1 + max_words, width))
         nn.init.normal_(self.of_parts.weight, std=0.5)
         nn.init.normal_(self.position, std=0.02)
+        channels, side = layout
+        self.layout = nn.Sequential(
+            nn.Linear(self.vector_dim, width),
+            nn.SiLU(),
+            nn.Linear(width, channels * side**2),
+            nn.Unflatten(1, (channels, side, side)),
+        )
         block = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.transformer = nn.TransformerEncoder(block, layers, nn.LayerNorm(width), enable_nested_tensor=False)
 
@@ -156,7 +167,8 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             torch.cat([told.new_zeros(len(rows), 1, told.shape[2]), told + bags], 1) + self.position[: mask.shape[1]]
         )
         sequence = self.transformer(sequence, src_key_padding_mask=~mask) * mask[..., None]
-        return Condition(sequence, mask, self._vector(sequence[:, 0], designer, augmentation))
+        vector = self._vector(sequence[:, 0], designer, augmentation)
+        return Condition(sequence, mask, vector, self.layout(vector))
 
     def _vector(self, caption: Tensor, designer: Tensor | None, augmentation: Tensor | None) -> Tensor:
         if designer is None:
