@@ -147,10 +147,12 @@ PRELOADED = (
 
 def serve(path: str) -> dict[str, Any]:
     """Forks a process per request and tells how it ended; returns in each forked process, with its task."""
+    gc.disable()
     for name in PRELOADED:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a process with threads cannot be forked"
     gc.freeze()  # a collection would copy every page of the forked process
+    gc.enable()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)

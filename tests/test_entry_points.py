@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import published
@@ -21,7 +22,7 @@ from programs import run_program
 from lgrep.cli import _with_demo, run
 from lgrep.config.compose import compose_config, parse
 from lgrep.config.prepare import PrepareConfig, check_task, spelled_out
-from lgrep.config.schema import EvaluateConfig
+from lgrep.config.schema import EvaluateConfig, GenerateConfig
 from lgrep.config.sources import build_source, source_spec
 from lgrep.config.spec import validate_spec
 from lgrep.data.preparing import prepare
@@ -179,6 +180,10 @@ def test_every_command_of_the_docs_is_accepted(command: str, tmp_path: Path, mon
             stablerep_layout(tmp_path / "DIR", captions=1, scale=scale)
     if "--experiments" in arguments:
         return
+    if "generated" in command and entry == "train.py":
+        about = {"settings": {"guidance_scale": 2.0}, "seed": 0, "selection": {"images_per_caption": 2}}
+        table = FolderSource(str(tmp_path / "PICTURES"), group="folder").training()
+        prepare(table, tmp_path / "generated/emoji_emoji/12345678", workers=0, extra={"generation": about})
     if "data.root=SET" in command:
         prepare(FolderSource(str(tmp_path / "PICTURES")).training(), tmp_path / "SET", workers=0)
     if entry == "train.py" and "-m" in arguments:
@@ -214,7 +219,36 @@ def check_mine(arguments: list[str]) -> None:
     assert len(build_source(source_spec(config.data)).training()) > 0
 
 
+def check_generate(arguments: list[str]) -> None:
+    swept = "-m" in arguments
+    given = [argument for argument in arguments if argument != "-m"]
+    for overrides in [job.overrides for job in expand("generate", given)] if swept else [given]:
+        config = parse(GenerateConfig, compose_config("generate", overrides)[0])
+        assert config.limit is None or config.limit > 0
+
+
+def check_options(script: str, arguments: list[str]) -> None:
+    """Options of a program that reads them itself."""
+    text = (Path(__file__).parents[1] / "scripts" / script).read_text(encoding="utf-8")
+    for argument in arguments:
+        assert not argument.startswith("--") or f'"{argument}"' in text, argument
+
+
 CHECKS = {
+    "generate.py": check_generate,
+    **{
+        name: partial(check_options, name)
+        for name in (
+            "report.py",
+            "convert_checkpoint.py",
+            "benchmark_methods.py",
+            "new_method.py",
+            "sweep.py",
+            "train_generator.py",
+            "report_generator.py",
+            "write_experiments_doc.py",
+        )
+    },
     "prepare_data.py": check_prepare,
     "inspect_pairs.py": check_inspect,
     "mine_neighbours.py": check_mine,

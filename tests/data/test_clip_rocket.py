@@ -86,9 +86,9 @@ def test_where_the_index_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     opened(folder, "cc3m", index=str(tmp_path / "elsewhere"))
     assert not (folder / ".lgrep-index").exists() and list((tmp_path / "elsewhere").glob("cc3m-*/index.json"))
     monkeypatch.setattr("os.access", lambda *_: False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LGREP_CACHE", str(tmp_path / "cache"))
     opened(folder, "cc3m")
-    assert list((tmp_path / "cache" / "lgrep").glob("cc3m-*/index.json"))
+    assert list((tmp_path / "cache").glob("cc3m-*/index.json"))
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Type data.index=DIR"):
         opened(folder, "cc3m", index=str(tmp_path / "file" / "below"))

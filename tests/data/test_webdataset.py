@@ -171,9 +171,9 @@ def test_the_index_goes_elsewhere_where_shards_cannot_be_written(
     assert len(WebDataset(str(shards), index=str(tmp_path / "cache")).training()) == 15
     assert not (shards / ".lgrep-index").exists() and list((tmp_path / "cache").iterdir())
     monkeypatch.setattr(os, "access", lambda *_: False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("LGREP_CACHE", str(tmp_path / "user"))
     assert len(WebDataset(str(shards)).training()) == 15
-    assert not (shards / ".lgrep-index").exists() and list((tmp_path / "user" / "lgrep" / "indices").iterdir())
+    assert not (shards / ".lgrep-index").exists() and list((tmp_path / "user" / "indices").iterdir())
 
 
 def test_a_table_of_shards_travels_as_names_of_files(shards: Path) -> None:

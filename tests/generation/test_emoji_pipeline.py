@@ -148,7 +148,11 @@ def test_solver_and_guidance_equal_a_loop_by_hand(pipe: EmojiPipeline) -> None:
             with torch.no_grad():
                 told = pipe.text_encoder(pipe.text_encoder.read(texts), style)
                 velocity[name] = pipe.unet(
-                    latents, moment, told.sequence, told.vector, encoder_attention_mask=told.mask
+                    torch.cat([latents, told.layout], 1),
+                    moment,
+                    told.sequence,
+                    told.vector,
+                    encoder_attention_mask=told.mask,
                 ).sample
         guided = velocity["without"] + scale * (velocity["with"] - velocity["without"])
         a, b = signal[moment].sqrt(), (1 - signal[moment]).sqrt()

@@ -17,10 +17,10 @@ from training.runs import only_run, overrides, run, script, start
 
 import lgrep
 from lgrep.config.compose import compose_config
+from lgrep.config.identity import identity
 from lgrep.errors import ConfigError
 from lgrep.loggers import TensorBoard, WandB
 from lgrep.methods.base import Method
-from lgrep.training.folder import identity
 from loggers.conftest import leave_no_account
 from loggers.readers import (
     csv_points,

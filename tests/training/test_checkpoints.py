@@ -201,7 +201,7 @@ def test_what_cannot_be_resumed_is_refused(tmp_path: Path) -> None:
 
 
 def test_how_a_run_is_kept_is_no_part_of_what_it_is() -> None:
-    from lgrep.training.folder import identity
+    from lgrep.config.identity import identity
 
     plain, _ = compose_config("train", [])
     other, _ = compose_config(

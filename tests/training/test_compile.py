@@ -85,6 +85,7 @@ def test_what_is_compiled() -> None:
     assert "language.cross.teacher.parts.heads.0.text" in names("image_text", "byolip")
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_the_eager_run(tmp_path: Path) -> None:
     """Probes, which see other batch sizes, compile nothing."""
     torch._dynamo.reset()

@@ -13,6 +13,7 @@ from made import picture_folder
 
 from lgrep.callbacks import CollapseMonitor
 from lgrep.config.compose import compose_config
+from lgrep.config.identity import identity
 from lgrep.data.cache import PictureCache
 from lgrep.data.dataset import Collate
 from lgrep.data.stores import FolderStore
@@ -23,7 +24,6 @@ from lgrep.training.doctor.ledger import Ledger
 from lgrep.training.doctor.measured import Measured
 from lgrep.training.doctor.rules import Advice, memory_verdict, verdict
 from lgrep.training.fit import train
-from lgrep.training.folder import identity
 from lgrep.training.resolve import resolve
 
 

@@ -67,8 +67,9 @@ def as_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray[Any, Any]:
 
 
 def user_cache() -> Path:
-    """The folder for indices of data that lie where nothing can be written."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lgrep"
+    """The folder for features, and for indices of data that lie where nothing can be written; LGREP_CACHE moves it."""
+    own = os.environ.get("LGREP_CACHE")
+    return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "lgrep")).expanduser()
 
 
 class Shared:

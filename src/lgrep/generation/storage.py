@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ import pyarrow as pa
 from lgrep.data.notices import notice, shown
 from lgrep.errors import DataError
 from lgrep.generation.broken import OK
-from lgrep.generation.plan import WORK, Shard, durable
+from lgrep.generation.plan import WORK, Shard, durable, work_folder
 
 _HEADER = 512  # bytes of a tar member before its data
 _READ = 2**24
@@ -150,12 +151,14 @@ class Storage:
         table = pa.Table.from_pylist([asdict(picture) for picture in pictures], _PART)
         digest = hashlib.sha256(b"".join(picture.data for picture in pictures)).hexdigest()
         table = table.replace_schema_metadata({_SECONDS: str(seconds), b"sha256": digest})
-        with (
-            durable(folder / f"{name}.arrow", self.folder) as partial,
-            pa.OSFile(str(partial), "wb") as sink,
-            pa.ipc.new_file(sink, table.schema) as writer,
-        ):
-            writer.write_table(table)
+        partial = work_folder(self.folder) / f"{shard.name}-{name}.partial-{os.getpid()}"
+        try:
+            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+            os.replace(partial, folder / f"{name}.arrow")  # not forced to the disk: its hash tells whether it got there
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def read_part(self, shard: Shard, batch_size: int, name: str) -> tuple[list[Drawn], float] | None:
         """A batch that was kept, and the seconds it took; None when there is none, or it is damaged."""

@@ -109,7 +109,7 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         nn.init.normal_(self.of_parts.weight, std=0.5)
         nn.init.normal_(self.position, std=0.02)
         channels, side = layout
-        self.layout = nn.Sequential(
+        self.to_layout = nn.Sequential(
             nn.Linear(self.vector_dim, width),
             nn.SiLU(),
             nn.Linear(width, channels * side**2),
@@ -168,7 +168,7 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
         sequence = self.transformer(sequence, src_key_padding_mask=~mask) * mask[..., None]
         vector = self._vector(sequence[:, 0], designer, augmentation)
-        return Condition(sequence, mask, vector, self.layout(vector))
+        return Condition(sequence, mask, vector, self.to_layout(vector))
 
     def _vector(self, caption: Tensor, designer: Tensor | None, augmentation: Tensor | None) -> Tensor:
         if designer is None:

@@ -91,7 +91,7 @@ class LinearProbe:
         result = linear_probe(
             train,
             validation,
-            test.to(task.device),
+            test.to(train[0].device),
             task.dataset.num_classes,
             self.costs,
             self.standardise,
@@ -180,7 +180,9 @@ def train_and_validation(
         kind = "of every class of train" if stratified else "of train"
         source = {"validation_from": f"{holdout:g} {kind}, seed {seed}"}
     source |= {"train": len(labels), "validation_pictures": len(held_out_labels)}
-    to = partial(torch.Tensor.to, device=task.device)
+    # Apple's devices have no float64, in which the solvers' exact parts are done
+    device = torch.device("cpu") if task.device.type == "mps" else task.device
+    to = partial(torch.Tensor.to, device=device)
     return (to(train), to(labels)), (to(held_out), to(held_out_labels)), source
 
 

@@ -126,7 +126,7 @@ def recipe_of(run: str) -> str:
         return run
     from omegaconf import OmegaConf
 
-    from lgrep.training.folder import identity
+    from lgrep.config.identity import identity
 
     values: Any = OmegaConf.to_container(OmegaConf.load(config / "config.yaml"), resolve=False)
     if not isinstance(values, dict):

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from lgrep.config.identity import identity
 from lgrep.records import git_commit, hardware, versions, write_text
 from lgrep.training.doctor.measured import LOADING_PARTS, Measured, loading_capacity, training_capacity
 from lgrep.training.doctor.rules import Verdict
-from lgrep.training.folder import identity
 from lgrep.training.resolve import Resolved
 
 ORDER = (
