@@ -44,7 +44,8 @@ def run(
             that have it can sweep (`-m`).
 
     Returns:
-        Exit code: 0 done, 1 failed, 2 wrong configuration, 3 data, 4 checkpoint, 130 interrupted, 143 terminated.
+        Exit code: 0 done, 1 failed, 2 wrong configuration, 3 data, 4 checkpoint, 130 interrupted, 143 terminated, 138 preempted
+        (SIGUSR1).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(arguments):

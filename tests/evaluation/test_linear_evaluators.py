@@ -213,7 +213,7 @@ def test_sgd_learns_and_leaves_everything_as_it_was() -> None:
 def test_sgd_reports_only_the_published_number_without_validation() -> None:
     score = _one(LinearSGD(base_lrs=(0.5,), epochs=2, holdout=0.0, batch_norm="with", augment=False), _picture_task())
     assert score.headline == ("linear_sgd_bn_best_on_test",) and "linear_sgd_bn" not in score.values
-    assert score.settings["train"] == 60 and score.settings["batch_size"] == 60
+    assert score.settings["train"] == 60 and score.settings["batch_size"] == 6
 
 
 def test_repeated_passes_encode_only_so_often() -> None:

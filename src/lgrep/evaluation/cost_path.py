@@ -156,7 +156,7 @@ class _Solver:
             points = [self.points[known] for known in nearest[:count]]
             shares = _lagrange(nearest[:count], log_c)
             weight = _combined([point.weight for point in points], shares)
-            value = self.problem.loss([point.logits for point in points], shares)
+            value = self.problem.loss([point.logits for point in points], shares, sampled=True)
             value = _worth(value + 0.5 * penalty * squares(weight, weight))
             if found is None or value < found[0]:
                 found = value, shares

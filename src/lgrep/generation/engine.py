@@ -235,10 +235,9 @@ def _ready(value: tuple[list[Drawn], float]) -> Future[tuple[list[Drawn], float]
 
 
 def _out_of_memory(error: BaseException) -> bool:
+    known = ("out of memory", "can't allocate", "alloc_failed")
     text = str(error).lower()
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate" in text
-    )
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(part in text for part in known)
 
 
 @contextmanager

@@ -82,19 +82,21 @@ class Plan:
     def write(self, folder: Path, captions: Captions) -> None:
         """Put the plan and its captions into the set's folder, whole, unless they are there."""
         work = work_folder(folder)
-        if (folder / PLAN).is_file():
-            self._compare(folder)
+        if (folder / PLAN).is_file() and self._there(folder):
             return
         with written_whole(folder / WORK / "captions.arrow", work) as partial:
             write_arrow(partial, captions.table)
         with written_whole(folder / PLAN, work) as partial:
             partial.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def _compare(self, folder: Path) -> None:
-        found = read_plan(folder)
-        if found.identity != self.identity:
+    def _there(self, folder: Path) -> bool:
+        """Whether this very plan and its captions are there."""
+        if read_plan(folder).identity != self.identity:
             raise DataError(f"{folder / PLAN} was changed by hand. Remove {folder}, or type another out=DIR")
-        map_arrow(folder / WORK / "captions.arrow")
+        try:
+            return len(planned_captions(folder)) == self.captions
+        except DataError:
+            return False
 
 
 def read_plan(folder: Path) -> Plan:
