@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import multiprocessing
@@ -58,7 +59,8 @@ def test_killed_processes_make_the_same_set(tmp_path: Path, whole: tuple[Path, d
     for _ in range(kills):
         time.sleep(rng.uniform(0.02, 0.3))
         victim = rng.randrange(4)
-        os.kill(processes[victim].pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may be done already
+            os.kill(processes[victim].pid, signal.SIGKILL)
         processes[victim].join()
         processes[victim] = started(tmp_path, 2, 1)[0]
     for process in processes:
