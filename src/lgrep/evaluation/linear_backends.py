@@ -14,7 +14,7 @@ from torch.nn import functional
 from lgrep.errors import ConfigError
 from lgrep.evaluation.cost_path import CostPath, LinearClassifier, check_rows
 
-CHOOSING, FINAL = 1e-4, 1e-6  # how near to the minimum fits that choose C, and the last one, are taken
+CHOOSING, FINAL = 5e-4, 1e-6  # how near to the minimum fits that choose C, and the last one, are taken
 
 
 class CostFits(Protocol):

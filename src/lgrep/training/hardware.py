@@ -39,6 +39,11 @@ def check_hardware(trainer: Trainer) -> None:
             "trainer.strategy=fsdp2 divides the gradients, which a gradient scaler cannot judge. "
             "Type trainer.precision=bf16-mixed"
         )
+    if trainer.strategy == "ddp_static" and trainer.accumulate > 1:
+        raise ConfigError(
+            f"trainer.strategy=ddp_static does not go with trainer.accumulate={trainer.accumulate}, whose micro-batches leave "
+            "out the exchange of gradients. Type trainer.strategy=auto"
+        )
     # Without a launcher Lightning would start this machine's processes and wait for the other machines for ever.
     launched = "NODE_RANK" in os.environ or any(getattr(environments, name).detect() for name in _LAUNCHERS)
     if trainer.num_nodes > 1 and not launched:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lgrep.backbones.registry import open_clip_model
 from lgrep.data.table import Table
 from lgrep.errors import ConfigError
 from lgrep.mining.encoders.base import EncoderOptions, Of, Vectors, register, texts_of
@@ -87,7 +88,7 @@ class ClipTextEncoder:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                network = library.create_model(model, pretrained=tag or None)
+                network = open_clip_model(model, tag or None)
         except Exception as error:  # downloads and files fail in many ways
             known = library.list_pretrained_tags_by_model(model)
             raise ConfigError(
