@@ -32,6 +32,11 @@ PATCHED = ("mae", "synclr")  # methods for vision transformers
 SIBLINGS = {"stablerep": 6, "stablerep_plus": 6, "synclr": 4}
 LABELLED = ("supervised", "trex")
 MAIN = ("simclr", "lg_simclr", "stablerep", "byol", "clip", "dino")
+# What photographs, long runs and large batches are made for does not suit 200 steps on drawings.
+SETTINGS = {
+    "simsiam": ("optimizer.base_lr=5e-4",),
+    "swav": ("optimizer.base_lr=5e-4", "method.freeze_steps=20", "method.prototypes=128"),
+}
 METRICS = ("knn", "linear", "R@1")
 
 
@@ -58,10 +63,10 @@ def rows() -> list[Row]:
         if name == "lgslip":
             extra += ["pairing=neighbour", "pairing.mine=true"]
         if name != "image_text":  # a part of others
-            found.append(Row(name, name, tuple(extra)))
+            found.append(Row(name, name, (*extra, *SETTINGS.get(name, ()))))
     mined = ("pairing=neighbour", "pairing.mine=true")
     guided = ("simclr", "simsiam", "nnclr", "byol", "barlow_twins")
-    found += [Row(f"lg_{name}", name, mined) for name in guided]
+    found += [Row(f"lg_{name}", name, (*mined, *SETTINGS.get(name, ()))) for name in guided]
     return [*found, Row("trex_plain", "trex", ("data.where.label.min=0", "method.memory_size=0"))]
 
 
@@ -76,10 +81,17 @@ def command(row: Row, seed: int, steps: int, anchors: int, runs: Path, full_head
     else:
         chosen.append(f"loader.batch_size={anchors * 2 // SIBLINGS[row.method]}")
     chosen += [f"duration.steps={steps}", f"seed={seed}", f"name={row.name}", f"paths.runs={runs}"]
+    if compose_config("train", chosen)[1]["augment"] == "simclr":  # the default, made for photographs
+        chosen.append("augment=drawings")
     if full_heads:
         return chosen
     values, _ = compose_config("train", chosen)
-    chosen += [f"method.{key}={value}" for key, value in HEADS.items() if key in values["method"]]
+    given = {override.split("=")[0] for override in chosen}
+    chosen += [
+        f"method.{key}={value}"
+        for key, value in HEADS.items()
+        if key in values["method"] and f"method.{key}" not in given
+    ]
     tower = values.get("language", {}).get("tower", {})
     return [*chosen, *([TOWER] if tower.get("name") == "clip" else [])]
 

@@ -33,7 +33,7 @@ def trained(name: str, rank: int, world: int, folder: Path) -> tuple[list[float]
     """Losses (means over processes) and weights after a few steps on this process's part of each batch."""
     case = CASES[IDS.index(name)]
     method = make_method(*case[:2])
-    method.optimisation = Optimisation("adamw", {"fused": True, "eps": 1e-5}, 3e-3, 0.05, "norm_and_bias", 1, STEPS)
+    method.optimisation = Optimisation("adamw", {"fused": True, "eps": 1e-5}, 3e-3, 0.05, "norm_and_bias", 1, STEPS, 0, 0, False, 0.5)
     batches = [make_batch(case[2], anchors=4, seed=number) for number in range(STEPS)]
     if world > 1:
         batches = [rows(batch, slice(rank, rank + 1) if rank == 0 else slice(1, 4)) for batch in batches]
@@ -49,7 +49,7 @@ def trained(name: str, rank: int, world: int, folder: Path) -> tuple[list[float]
     trainer = pl.Trainer(
         max_steps=STEPS, accelerator="cpu", devices=world, strategy=ShardedStrategy() if world > 1 else "auto",
         logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
-        log_every_n_steps=1000, default_root_dir=folder, use_distributed_sampler=False,
+        log_every_n_steps=1000, default_root_dir=folder, gradient_clip_val=0.3, use_distributed_sampler=False,
     )  # fmt: skip
     trainer.fit(method, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     if world > 1:

@@ -96,17 +96,6 @@ def leave_out_step(optimizer: Optimizer, flag: Tensor) -> None:
             p.grad = None
 
 
-def gradient_norm(gradients: list[Tensor]) -> Tensor:
-    """Norm of all gradients together; sharded ones count over all processes (a collective)."""
-    plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
-    norms = [torch.nn.utils.get_total_norm(plain)] if plain else []
-    if sharded:
-        total = torch.nn.utils.get_total_norm(sharded)
-        norms.append(total.full_tensor() if isinstance(total, DTensor) else total)
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-
-
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
     if targets:
         torch._foreach_copy_(targets, sources)

@@ -12,11 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lgrep.callbacks.leaving_out import Snapshot, gradient_norm, leave_out_step
+from lgrep.callbacks.leaving_out import Snapshot, leave_out_step
 from lgrep.callbacks.periodic import say
 from lgrep.data.batch import Batch, Shipped
 from lgrep.errors import LgrepError
 from lgrep.losses.gather import world
+from lgrep.optim import gradient_norm
 
 KEPT = 10  # steps whose batch is saved; later ones are only named
 PATIENCE = 100  # steps in a row that may be left out

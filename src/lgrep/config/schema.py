@@ -40,17 +40,21 @@ class Optimizer(Section):
 
     `lr_scaling`: `pictures` multiplies by V * anchors / reference_batch (StableRep: reference 512),
     `anchors` by anchors / reference_batch (language-guided SimCLR: 512), `none` takes base_lr as it is.
+    `final_weight_decay`: the decay follows half a cosine from `weight_decay` to this (DINO: 0.04 to 0.4, SynCLR: 0.04 to
+    0.2). `betas` and `eps` are adamw's, `momentum` is that of sgd and lars, `trust_coefficient` lars' own.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "sgd", "lars"] = "adamw"
     base_lr: PositiveFloat
     lr_scaling: Literal["pictures", "anchors", "none"] = "pictures"
     reference_batch: PositiveInt = 512
     weight_decay: NonNegativeFloat = 0.0
+    final_weight_decay: NonNegativeFloat | None = None
     decay_exclude: Literal["norm_and_bias", "none"] = "norm_and_bias"
     betas: tuple[Share, Share] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     momentum: Share = 0.9
+    trust_coefficient: PositiveFloat = 0.001
 
 
 class Schedule(Section):
@@ -125,7 +129,7 @@ class Trainer(Section):
 
     `strategy`: one of Lightning's, `ddp_static` (the same graph in every step) or `fsdp2` (weights, gradients and
     optimiser state divided among the processes). `accumulate`: micro-batches of `loader.batch_size` anchors per optimiser
-    step. `compile`: compile backbone, teacher and heads; a name chooses another backend than inductor.
+    step. `gradient_clip_val`: largest norm of all gradients together. `compile`: compile backbone, teacher and heads; a name chooses another backend than inductor.
     `activation_checkpointing`: activations inside the blocks of backbone and text tower are computed again in the backward
     pass. `chunk_size`: pictures that the backbone sees at a time, so that any batch fits; its activations are computed
     again in the backward pass. `chunk_bn` accepts a backbone whose BatchNorm then sees pieces. `non_finite`: a step whose
@@ -143,6 +147,7 @@ class Trainer(Section):
     sync_batchnorm: bool = True
     channels_last: bool = False
     accumulate: PositiveInt = 1
+    gradient_clip_val: PositiveFloat | None = None
     compile: bool | Literal["inductor", "aot_eager", "eager"] = False
     activation_checkpointing: bool = False
     chunk_size: PositiveInt | None = None

@@ -19,7 +19,7 @@ from lgrep.methods.language.base import LanguageObjective
 from lgrep.methods.modules.chunks import encode_in_chunks
 from lgrep.methods.modules.sharding import apart, gather_backbones, shard
 from lgrep.methods.modules.steps import Means, mean_over_processes, step_seed
-from lgrep.optim import build_optimizer, parameter_groups, warmup_cosine_scheduler
+from lgrep.optim import build_optimizer, clip_gradients, cosine, parameter_groups, warmup_cosine_scheduler
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Optimisation:
         total_steps: optimiser steps of the run.
         start_lr, final_lr: learning rates of the first step and at the end.
         warmup_inclusive: lgssl's reading of the warm-up.
+        final_weight_decay: of the decayed group at the end, reached by half a cosine; None: it stays.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Optimisation:
     start_lr: float = 0.0
     final_lr: float = 0.0
     warmup_inclusive: bool = False
+    final_weight_decay: float | None = None
 
 
 @dataclass
@@ -132,6 +134,20 @@ class Method(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         for parameter in self.resting():
             parameter.grad = None
+        plan = self.optimisation
+        if plan is not None and plan.final_weight_decay is not None:
+            decay = cosine(self.steps_done, plan.total_steps, plan.weight_decay, plan.final_weight_decay)
+            for group in optimizer.param_groups:
+                if group["name"] == "decay":
+                    group["weight_decay"] = decay
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """By the norm of all gradients, those of divided parameters too, which Lightning's own way refuses."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradient_clip_val is not None and gradients:
+            clip_gradients(gradients, gradient_clip_val)
 
     @property
     def progress(self) -> float:

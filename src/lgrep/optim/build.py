@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from timm.optim import Lars
 from torch.optim import SGD, AdamW, Optimizer
 
 from lgrep.errors import ConfigError, did_you_mean
@@ -12,6 +13,7 @@ from lgrep.errors import ConfigError, did_you_mean
 _OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
     "adamw": (AdamW, frozenset({"betas", "eps", "fused"})),
     "sgd": (SGD, frozenset({"momentum", "nesterov", "dampening", "fused"})),
+    "lars": (Lars, frozenset({"momentum", "nesterov", "dampening", "trust_coeff"})),
 }
 
 
@@ -19,7 +21,8 @@ def build_optimizer(name: str, groups: Iterable[dict[str, Any]], lr: float, **op
     """Makes an optimiser.
 
     Args:
-        name: `adamw` (options `betas`, `eps`, `fused`) or `sgd` (`momentum`, `nesterov`, `dampening`, `fused`).
+        name: `adamw` (options `betas`, `eps`, `fused`), `sgd` (`momentum`, `nesterov`, `dampening`, `fused`) or `lars`
+            (`momentum`, `nesterov`, `dampening`, `trust_coeff`), timm's, which adapts the rates of decayed groups only.
         groups: from `parameter_groups`; each has its own `weight_decay`.
         lr: learning rate of every group that names none.
         options: torch's defaults hold for what is left out. StableRep: AdamW with betas (0.9, 0.98).

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step."""
+"""Learning rates and weight decays as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ def warmup_cosine(
         return final_lr
     position = (step - warmup_steps) / (total_steps - warmup_steps)
     return final_lr + (base_lr - final_lr) * 0.5 * (1.0 + math.cos(math.pi * position))
+
+
+def cosine(step: int, total_steps: int, start: float, end: float) -> float:
+    """Half a cosine from `start` at step 0 to `end` at `total_steps`, as DINO and SynCLR raise the weight decay.
+
+    >>> [round(cosine(step, 4, 0.04, 0.2), 4) for step in range(6)]
+    [0.04, 0.0634, 0.12, 0.1766, 0.2, 0.2]
+    """
+    position = min(step / total_steps, 1.0) if total_steps > 0 else 1.0
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * position))
 
 
 def warmup_cosine_scheduler(

@@ -215,6 +215,8 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
     options: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps, "fused": True}
     if optimizer.name == "sgd":
         options = {"momentum": optimizer.momentum, "fused": True}
+    if optimizer.name == "lars":
+        options = {"momentum": optimizer.momentum, "trust_coeff": optimizer.trust_coefficient}
     return Optimisation(
         name=optimizer.name,
         options=options,
@@ -223,6 +225,7 @@ def plan_optimisation(resolved: Resolved, data: PairDataModule) -> Optimisation:
         else scaled_lr(optimizer.base_lr, counted[optimizer.lr_scaling], optimizer.reference_batch),
         weight_decay=optimizer.weight_decay,
         decay_exclude=optimizer.decay_exclude,
+        final_weight_decay=optimizer.final_weight_decay,
         warmup_steps=warmup,
         total_steps=total,
         start_lr=schedule.start_lr,

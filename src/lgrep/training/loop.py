@@ -51,6 +51,7 @@ def build_trainer(resolved: Resolved, folder: RunFolder, total_steps: int, stop:
         enable_progress_bar=any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks),
         enable_model_summary=False,
         accumulate_grad_batches=config.trainer.accumulate,
+        gradient_clip_val=config.trainer.gradient_clip_val,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
