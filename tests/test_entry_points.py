@@ -30,6 +30,7 @@ from lgrep.data.sources import FolderSource
 from lgrep.errors import ConfigError, DataError, Interrupted
 from lgrep.mining.settings import MineConfig
 from lgrep.sweeps.jobs import expand
+from lgrep.sweeps.launchers import choose_launcher, split_launcher
 from lgrep.training.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,7 +189,9 @@ def test_every_command_of_the_docs_is_accepted(command: str, tmp_path: Path, mon
         prepare(FolderSource(str(tmp_path / "PICTURES")).training(), tmp_path / "SET", workers=0)
     if entry == "train.py" and "-m" in arguments:
         arguments.remove("-m")
-        for job in expand("train", _with_demo(arguments, "stablerep_emoji")):
+        own, rest = split_launcher(arguments)
+        choose_launcher(own)
+        for job in expand("train", _with_demo(rest, "stablerep_emoji")):
             resolve(*compose_config("train", job.overrides))
     elif entry == "train.py":
         resolved = resolve(*compose_config("train", _with_demo(arguments, "stablerep_emoji")))
@@ -244,9 +247,11 @@ CHECKS = {
             "benchmark_methods.py",
             "new_method.py",
             "sweep.py",
+            "wandb_dashboard.py",
             "train_generator.py",
             "report_generator.py",
             "write_experiments_doc.py",
+            "guidance_sweep.py",
         )
     },
     "prepare_data.py": check_prepare,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from lgrep.config.compose import compose_config, experiments, group_choices
 from lgrep.errors import ConfigError, Interrupted, LgrepError, did_you_mean
-from lgrep.sweeps.outcome import tell_outcome
+from lgrep.sweeps.outcome import alone, tell_outcome
 
 Job = Callable[[dict[str, Any], dict[str, str]], Any]
 
@@ -58,10 +59,13 @@ def run(
     debug = "debug=true" in arguments or "debug=True" in arguments
     try:
         _check_flags(arguments)
+        if not {"-m", "--multirun"} & set(arguments) and any(re.match(r"\+*launcher[.=]", a) for a in arguments):
+            raise ConfigError("launcher=... starts the jobs of a sweep, of one job at least. Add -m")
         if {"-m", "--multirun"} & set(arguments):
             return _sweep(config_name, _with_demo([a for a in arguments if a not in FLAGS], demo), check)
         values, choices = compose_config(config_name, _with_demo(arguments, demo))
-        tell_outcome(job(values, choices))
+        with alone():
+            tell_outcome(job(values, choices))
     except BaseException as error:  # every way to end has its message and its exit code
         return _end(error, debug)
     return 0
@@ -72,7 +76,7 @@ def _end(error: BaseException, debug: bool) -> int:
     if isinstance(error, Interrupted) and _rank() > 0:
         return 0  # the first process tells; Lightning kills all when one that it started ends with another code
     message, code = _explain(error)
-    tell_outcome(None, message or f"{type(error).__name__}: {error}")
+    tell_outcome(None, message or f"{type(error).__name__}: {error}", code)
     if debug or message is None:
         traceback.print_exception(error)
     if message is not None:

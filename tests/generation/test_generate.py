@@ -179,8 +179,8 @@ def test_the_published_sampler_visits_the_published_steps(folder: Path) -> None:
 
 def test_a_sweep_knows_its_jobs(folder: Path) -> None:
     jobs = [Outcome(job) for job in expand("generate", arguments(folder, "generator.guidance_scale=1,2,-1"))]
-    place = _check_all("generate", jobs, resolve)
-    assert place.parts[:2] == ("runs", "sweeps") and place.name.startswith("words_")
+    checked = _check_all("generate", jobs, resolve)
+    assert [(about.name, about.sweeps) for about in checked.values()] == [("words", Path("runs/sweeps"))] * 2
     assert [outcome.status for outcome in jobs] == ["not run", "not run", "failed"]
     assert "guidance_scale" in jobs[2].error
 

@@ -69,10 +69,19 @@ def test_two_by_two_with_one_failing_job(tmp_path: Path) -> None:
 
 @pytest.mark.ddp
 def test_jobs_may_start_processes(tmp_path: Path) -> None:
-    arguments = command(tmp_path, "trainer.devices=1,2", "trainer.precision=64-true", "optimizer.eps=1e-5")
-    ended = run_program(arguments)
+    """Two at once, one of which starts a second process; a job that equals another runs once."""
+    several = ["launcher=joblib", "launcher.jobs=2", "checkpoint.keep=1,2"]
+    arguments = command(tmp_path, "trainer.devices=1,2", "trainer.precision=64-true", "optimizer.eps=1e-5", *several)
+    work = tmp_path / "cwd"
+    work.mkdir()
+    ended = run_program(arguments, cwd=work)
     assert ended.returncode == 0, ended.stderr
-    one, two = table(tmp_path)
+    assert "2 jobs at once" in ended.stdout and "is the same as job 1" in ended.stdout
+    one, same, two, _ = table(tmp_path)
+    assert {**same, "job": "1", "checkpoint.keep": "1"} == one
+    assert list(work.iterdir()) == []
+    (folder,) = (tmp_path / "runs" / "sweeps").iterdir()
+    assert sorted(path.name for path in (folder / "logs").iterdir()) == ["job-1.log", "job-3.log"]
     assert float(one["train/loss"]) == pytest.approx(float(two["train/loss"]), rel=1e-9)
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"tiny", "sweeps"}
 

@@ -33,7 +33,9 @@ def trained(name: str, rank: int, world: int, folder: Path) -> tuple[list[float]
     """Losses (means over processes) and weights after a few steps on this process's part of each batch."""
     case = CASES[IDS.index(name)]
     method = make_method(*case[:2])
-    method.optimisation = Optimisation("adamw", {"fused": True, "eps": 1e-5}, 3e-3, 0.05, "norm_and_bias", 1, STEPS, 0, 0, False, 0.5)
+    method.optimisation = Optimisation(
+        "adamw", {"fused": True, "eps": 1e-5}, 3e-3, 0.05, "norm_and_bias", 1, STEPS, 0, 0, False, 0.5
+    )
     batches = [make_batch(case[2], anchors=4, seed=number) for number in range(STEPS)]
     if world > 1:
         batches = [rows(batch, slice(rank, rank + 1) if rank == 0 else slice(1, 4)) for batch in batches]

@@ -50,6 +50,8 @@ def _sentence(message: str) -> str:
 
 def _allowed(model: type[BaseModel], place: list[str]) -> tuple[str, list[str]]:
     """Name and settings of the model that holds the last element of `place`."""
+    if not place:  # of the whole, not of one setting
+        return None
     current: Any = model
     for part in place[:-1]:
         entry = current.model_fields.get(part) if _is_model(current) else None

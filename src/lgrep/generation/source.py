@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from lgrep.errors import DataError
 from lgrep.generation.plan import PLAN
 
 _MAKE = "python generate.py"
+_DEFAULT_PLACES = ("generated", "generated/emoji_emoji")  # of what generate.py writes without further settings
 
 
 class GeneratedSource:
@@ -48,7 +50,9 @@ class GeneratedSource:
         self.shown_to_probes = probe
 
     def training(self) -> Table:
-        folder = self._find(check_folder(self.root, "data.root", f"that {_MAKE} wrote"))
+        folder = self._find(
+            check_folder(self.root, "data.root", f"that {_MAKE} wrote, or type {self._command()} first")
+        )
         if self.verify:
             verify_set(folder)
         table = open_set(folder)
@@ -83,14 +87,31 @@ class GeneratedSource:
                      if not (path.parent / "set.json").is_file()]  # fmt: skip
             more = f" ({len(begun)} are not finished, {shown(begun[0].parent)} for one)" if begun else ""
             there = _listed(found, root)
+            settings = " ".join(self._settings()) or "other settings"
+            advice = (
+                f"the command that made them ({_MAKE} ...) with {settings}" if found else f"{self._command()} first"
+            )
             raise DataError(
-                f"no finished set below data.root={shown(root)}{' with ' + asked if asked else ''}{more}{there}. "
-                f"Type {_MAKE} with these settings first, or the same command again"
+                f"no finished set below data.root={shown(root)}{' with ' + asked if asked else ''}{more}{there}. Type {advice}"
             )
         raise DataError(
             f"{len(fitting)} sets below data.root={shown(root)} fit{' ' + asked if asked else ''}{_listed(fitting, root)}. "
             "Type data.root=FOLDER of one of them, or data.guidance_scale, data.steps or data.seed"
         )
+
+    def _settings(self) -> list[str]:
+        """What is typed after `generate.py` for a set as wanted."""
+        keys = {"guidance_scale": "generator.guidance_scale", "steps": "generator.steps", "seed": "seed"}
+        given = {keys[name]: value for name, value in self.wanted.items() if value is not None}
+        typed = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items()]
+        count = self.images_per_caption
+        return typed if count is None else [*typed, f"generator.images_per_caption={count}"]
+
+    def _command(self) -> str:
+        """The command that makes a set as wanted, of emoji, where this source finds it."""
+        place = Path(self.root).as_posix()
+        out = [] if place in _DEFAULT_PLACES else [f"out={shlex.quote(self.root)}"]
+        return " ".join([_MAKE, *out, *self._settings()])
 
     def _fits(self, facts: dict[str, Any]) -> bool:
         return all(value is None or facts.get(name) == value for name, value in self.wanted.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import netrc
 import os
 import re
@@ -20,6 +21,8 @@ from lgrep.records import write_text
 
 STEP = "trainer/global_step"  # x-axis of every chart; the name that Lightning's own logger uses
 REPEATED = 100  # rows logged again after a kill; more than W&B keeps in memory for its 15 seconds
+Artifacts = Literal["checkpoint", "neighbours", "sheets"]
+_TYPES = {"checkpoint": "model", "neighbours": "dataset", "sheets": "sheets"}
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
 
@@ -38,13 +41,16 @@ class WandB(Tracker):
         project: project; null: `WANDB_PROJECT`, else lgrep.
         entity: user or team; null: `WANDB_ENTITY`, else the account's default.
         name: shown name; null: the name of the run.
-        group: runs that belong together, e.g. of a sweep.
+        group: runs that belong together; null: `WANDB_RUN_GROUP`, which a sweep sets to its own name.
         tags: labels of the run.
         notes: a longer description.
         mode: `auto` is online when an API key is found (`WANDB_API_KEY`, `WANDB_IDENTITY_TOKEN_FILE` or what
             `wandb login` stored), else offline; `WANDB_MODE` decides before that.
         start_timeout: seconds to wait for the server at the start before the run is kept offline.
         end_timeout: seconds to wait at the end for what is not uploaded yet.
+        artifacts: what a finished run stores as versioned files: its `checkpoint` (the last, and the best if there is
+            one), the `neighbours` table that it was trained with, its `sheets` (plots). Offline they are uploaded by
+            `wandb sync`, from where they lie.
     """
 
     package = "wandb"
@@ -61,8 +67,11 @@ class WandB(Tracker):
         mode: Literal["auto", "online", "offline", "disabled"] = "auto",
         start_timeout: PositiveFloat = 20.0,
         end_timeout: PositiveFloat = 60.0,
+        artifacts: list[Artifacts] | None = None,
     ) -> None:
         super().__init__(run_dir)
+        self.artifacts = list(artifacts or [])
+        self._pairing: Any = None
         self.mode = mode
         self.start_timeout = start_timeout
         self.end_timeout = end_timeout
@@ -70,7 +79,7 @@ class WandB(Tracker):
             "project": project or os.environ.get("WANDB_PROJECT", "lgrep"),
             "entity": entity,
             "name": name or self.run_dir.parent.name,
-            "group": group,
+            "group": group or os.environ.get("WANDB_RUN_GROUP"),
             "tags": tags,
             "notes": notes,
         }
@@ -148,7 +157,20 @@ class WandB(Tracker):
 
         self._opened.log({name: wandb.Image(str(path)), STEP: step})
 
+    def log_graph(self, model: Any, input_array: Any = None) -> None:
+        """Lightning shows the module before the training starts; its data know the neighbour table."""
+        data = getattr(getattr(model, "_trainer", None), "datamodule", None)
+        self._pairing = getattr(data, "pairing", None)
+
     def close(self, success: bool) -> None:
+        if success:
+            for kind in self.artifacts:
+                try:
+                    self._store(kind)
+                except Exception as error:  # the run itself is complete without it
+                    print(f"wandb: the artifact {kind} is not stored: {first_line(error)}", flush=True)
+            with contextlib.suppress(OSError):
+                self._opened.summary.update(speed_totals(self.run_dir / "speed.csv"))
         try:
             self._opened.finish(exit_code=0 if success else 1)
         except TimeoutError:
@@ -157,6 +179,30 @@ class WandB(Tracker):
                 f"To upload the rest: wandb sync --include-online {self._files}",
                 flush=True,
             )
+
+    def _store(self, kind: Artifacts) -> None:
+        """Hand files over as an artifact, without copying them."""
+        import wandb
+
+        files = self._files_of(kind)
+        if not files:
+            print(f"wandb: no artifact {kind}: this run has none", flush=True)
+            return
+        os.environ.setdefault("WANDB_DATA_DIR", str(self.run_dir / "wandb"))  # its notes on them stay here, too
+        artifact = wandb.Artifact(f"{kind}-{self._run_id()}", type=_TYPES[kind])
+        for path in files:
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        self._opened.log_artifact(artifact)
+
+    def _files_of(self, kind: Artifacts) -> list[Path]:
+        if kind == "checkpoint":
+            found = [self.run_dir / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
+        elif kind == "sheets":
+            found = sorted((self.run_dir / "plots").glob("*.png"))
+        else:
+            table = getattr(self._pairing, "table", None)
+            found = sorted(Path(table).iterdir()) if table and Path(table).is_dir() else []
+        return [path for path in found if path.is_file()]
 
     @property
     def _files(self) -> str:
@@ -172,6 +218,28 @@ class WandB(Tracker):
 
     def _config(self) -> Any:
         return OmegaConf.to_container(OmegaConf.load(self.run_dir / "config.yaml"))
+
+
+def speed_totals(path: Path) -> dict[str, float]:
+    """Throughput of a whole run, for W&B's summary; times are not part of the metrics, which equal runs share.
+
+    Args:
+        path: `speed.csv`.
+
+    Returns:
+        `speed/pictures_per_second`, `speed/data_wait` (0 to 1) and `speed/peak_memory_gb`; empty without a row.
+    """
+    if not path.is_file():
+        return {}
+    rows = read_rows(path)[1]
+    seconds = sum(float(row["seconds"]) for row in rows)
+    if not seconds:
+        return {}
+    return {
+        "speed/pictures_per_second": sum(int(row["pictures"]) for row in rows) / seconds,
+        "speed/data_wait": sum(float(row["data_wait"]) * float(row["seconds"]) for row in rows) / seconds,
+        "speed/peak_memory_gb": max(int(row["peak_memory_bytes"]) for row in rows) / 1e9,
+    }
 
 
 def find_key(settings: Any) -> str | None:

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from timm.optim import Lars
 from torch.optim import SGD, AdamW, Optimizer
 
 from lgrep.errors import ConfigError, did_you_mean
 
+
+def _lars(groups: list[dict[str, Any]], **options: Any) -> Optimizer:
+    from timm.optim import Lars  # timm imports much, a tracker among it
+
+    made: Optimizer = Lars(groups, **options)
+    return made
+
+
 _OPTIMIZERS: dict[str, tuple[Callable[..., Optimizer], frozenset[str]]] = {
     "adamw": (AdamW, frozenset({"betas", "eps", "fused"})),
     "sgd": (SGD, frozenset({"momentum", "nesterov", "dampening", "fused"})),
-    "lars": (Lars, frozenset({"momentum", "nesterov", "dampening", "trust_coeff"})),
+    "lars": (_lars, frozenset({"momentum", "nesterov", "dampening", "trust_coeff"})),
 }
 
 

@@ -48,14 +48,19 @@ def expand(config_name: str, arguments: Sequence[str]) -> list[Job]:
         >>> [job.text for job in expand("train", ["seed=1,2", "name=a"])]
         ['seed=1', 'seed=2']
     """
-    given = _parse(arguments)
+    given = parse_overrides(arguments)
     first = _combine(given)[0]
     typed = {override.key_or_group for override in given}
     configured = {k: v for k, v in sweep_settings(config_name, first.overrides).items() if k not in typed}
-    return _combine([*given, *_parse([f"{key}={values}" for key, values in configured.items()])])
+    return _combine([*given, *parse_overrides([f"{key}={values}" for key, values in configured.items()])])
 
 
-def _parse(arguments: Sequence[str]) -> list[Override]:
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """Arguments as Hydra reads them.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
     try:
         return list(OverridesParser.create().parse_overrides(list(arguments)))
     except HydraException as error:
@@ -65,7 +70,7 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
 
 def _combine(overrides: Sequence[Override]) -> list[Job]:
     fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
-    swept = {o.get_key_element(): _values(o) for o in overrides if o.is_sweep_override()}
+    swept = {o.get_key_element(): listed_values(o) for o in overrides if o.is_sweep_override()}
     jobs = []
     for number, values in enumerate(itertools.product(*swept.values()), 1):
         chosen = dict(zip(swept, values, strict=True))
@@ -74,7 +79,12 @@ def _combine(overrides: Sequence[Override]) -> list[Job]:
     return jobs
 
 
-def _values(override: Override) -> list[str]:
+def listed_values(override: Override) -> list[str]:
+    """Every value that a swept override lists, as one types it.
+
+    Raises:
+        ConfigError: an interval, or no value.
+    """
     value: Any = override.value()
     if isinstance(value, Glob):
         values: list[str] = value.filter(group_choices(override.key_or_group))
