@@ -30,7 +30,7 @@ def main() -> int:
         pipe.set_progress_bar_config(disable=True)
         report = Report(pipe, options.captions, options.each, options.seed)
         found: dict[str, Any] = {
-            "weights": {name: weights_hash(getattr(pipe, name)) for name in ("unet", "text_encoder", "vae")},
+            "weights": {name: weights_hash(getattr(pipe, name)) for name in ("transformer", "text_encoder", "vae")},
             "settings": {
                 "captions": options.captions,
                 "each": options.each,

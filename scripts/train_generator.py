@@ -12,6 +12,7 @@ from lgrep.data.progress import Progress
 from lgrep.errors import LgrepError
 from lgrep.generation import emoji_training as training
 from lgrep.generation.emoji_drawings import training_drawings
+from lgrep.generation.emoji_stages import prepare
 
 
 def main() -> int:
@@ -27,7 +28,7 @@ def main() -> int:
         if checkpoint.is_file():
             trainer.load_state(training.load_checkpoint(checkpoint))
         else:
-            trainer.finish_codec(lambda line: print(line, flush=True))
+            prepare(trainer, lambda line: print(line, flush=True))
             training.save_checkpoint(trainer.state(), checkpoint)
         run(trainer, checkpoint, options.out, options.save_every)
     except LgrepError as error:

@@ -14,6 +14,7 @@ from lgrep.errors import CheckpointError, ConfigError
 from lgrep.generation import emoji_training
 from lgrep.generation.emoji_drawings import Drawings, augment, training_drawings
 from lgrep.generation.emoji_pipeline import EmojiPipeline, load_emoji_pipeline
+from lgrep.generation.emoji_stages import prepare
 from lgrep.generation.emoji_training import GeneratorTraining, Trainer, build_pipeline, load_checkpoint, save_checkpoint
 from lgrep.generation.patch_codec import PatchCodec
 from lgrep.generation.text_encoder import CaptionEncoder, words_of
@@ -80,7 +81,7 @@ def test_codec_keeps_real_drawings(pipe: EmojiPipeline, train: Drawings) -> None
     with torch.no_grad():
         latents = pipe.vae.encode(pictures)
         rough, finished = pipe.vae.rough(latents), pipe.vae.decode(latents)
-    assert (finished - pictures).abs().mean() < 0.8 * (rough - pictures).abs().mean() < 0.06
+    assert (finished - pictures).abs().mean() < 0.9 * (rough - pictures).abs().mean() < 0.06
 
 
 def test_mirroring_and_turning_are_exact() -> None:
@@ -102,10 +103,10 @@ def test_reads_any_caption(pipe: EmojiPipeline) -> None:
     with torch.no_grad():
         found = encoder(encoder.read(texts))
         alone = encoder(encoder.read(["qwrtzpsdf"]))
-    assert found.sequence.isfinite().all() and found.vector.isfinite().all()
+    assert found.sequence.isfinite().all()
     assert found.mask.sum(1).tolist() == [1, 3, 3, 16, 16, 2, 2, 2, 1, 1]
-    assert torch.equal(found.vector[1], found.vector[2]) and torch.equal(found.vector[3], found.vector[4])
-    assert not torch.allclose(found.vector[5], found.vector[6], atol=1e-3)  # words that nobody knows still differ
+    assert torch.equal(found.sequence[1], found.sequence[2]) and torch.equal(found.sequence[3], found.sequence[4])
+    assert not torch.allclose(found.sequence[5], found.sequence[6], atol=1e-3)  # words that nobody knows still differ
     torch.testing.assert_close(alone.sequence[0], found.sequence[5], atol=1e-5, rtol=1e-5)
     assert pipe.too_long(["", long, long + " more"]) == [False, False, True]
     assert words_of("CAT's “Ünder-dog”_2") == ["cat's", "under", "dog", "2"]
@@ -118,7 +119,6 @@ def test_fewer_columns_say_the_same() -> None:
         whole = encoder(words)
         short = encoder(type(words)(words.rows[:, :2], words.parts[:, :2]))
     torch.testing.assert_close(short.sequence, whole.sequence[:, :3])
-    torch.testing.assert_close(short.vector, whole.vector)
 
 
 def test_rows_depend_on_their_own_noise(pipe: EmojiPipeline) -> None:
@@ -147,11 +147,11 @@ def test_solver_and_guidance_equal_a_loop_by_hand(pipe: EmojiPipeline) -> None:
         for name, texts in {"with": CAPTIONS[:2], "without": ["dog", "dog"]}.items():
             with torch.no_grad():
                 told = pipe.text_encoder(pipe.text_encoder.read(texts), style)
-                velocity[name] = pipe.unet(
+                velocity[name] = pipe.transformer(
                     torch.cat([latents, told.layout], 1),
-                    moment,
                     told.sequence,
-                    told.vector,
+                    torch.full((2,), moment),
+                    {},
                     encoder_attention_mask=told.mask,
                 ).sample
         guided = velocity["without"] + scale * (velocity["with"] - velocity["without"])
@@ -196,7 +196,7 @@ def test_takes_other_schedulers_and_sizes(pipe: EmojiPipeline, name: str) -> Non
     ("arguments", "words"),
     [
         ({"height": 40}, "multiples of 16"),
-        ({"latents": torch.zeros(2, 16, 8, 8)}, "1 captions"),
+        ({"latents": torch.zeros(2, 64, 4, 4)}, "1 captions"),
         ({"designer": "notto"}, "'noto'"),
         ({"negative_prompt": ["a", "b"]}, "2 texts for 1"),
         ({"generator": [torch.Generator()] * 2}, "2 generators for 1"),
@@ -212,7 +212,7 @@ def test_package_is_small_and_is_copied_whole(pipe: EmojiPipeline, tmp_path: Pat
     assert sum(path.stat().st_size for path in folder.rglob("*")) <= 10_000_000
     pipe.save_pretrained(tmp_path)
     for copied in (load_emoji_pipeline(tmp_path), EmojiPipeline.from_pretrained(tmp_path, local_files_only=True)):
-        for name in ("unet", "text_encoder", "vae"):
+        for name in ("transformer", "text_encoder", "vae"):
             state = getattr(copied, name).state_dict()
             assert all(torch.equal(value, state[key]) for key, value in getattr(pipe, name).state_dict().items())
         assert copied.scheduler.config.prediction_type == "v_prediction"
@@ -222,7 +222,7 @@ def test_missing_or_broken_weights_are_named(pipe: EmojiPipeline, tmp_path: Path
     with pytest.raises(CheckpointError, match="train_generator"):
         load_emoji_pipeline(tmp_path)
     pipe.save_pretrained(tmp_path)
-    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_emoji_pipeline(tmp_path)
@@ -230,15 +230,17 @@ def test_missing_or_broken_weights_are_named(pipe: EmojiPipeline, tmp_path: Path
 
 @pytest.mark.usefixtures("few_words")
 def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
-    settings = GeneratorTraining(steps=10, batch_size=4, finish_steps=1, channels=(32, 32), width=32)
+    settings = GeneratorTraining(
+        steps=10, batch_size=4, finish_steps=1, layout_steps=2, channels=32, layers=1, width=32
+    )
 
     def trainer() -> Trainer:
         return Trainer(settings, few_drawings(), build_pipeline(settings, few_drawings()))
 
     whole, first, second = trainer(), trainer(), trainer()
-    whole.finish_codec()
+    prepare(whole)
     losses = [whole.train_step().item() for _ in range(4)]
-    first.finish_codec()
+    prepare(first)
     assert [first.train_step().item() for _ in range(2)] == losses[:2]
     save_checkpoint(first.state(), tmp_path / "checkpoint.pt")
     second.load_state(load_checkpoint(tmp_path / "checkpoint.pt"))
@@ -247,8 +249,8 @@ def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
     second.save_pipeline(tmp_path / "pipeline")
     saved = load_emoji_pipeline(tmp_path / "pipeline")
-    weight = saved.unet.conv_in.weight
-    assert torch.equal(weight, second.average["unet"].conv_in.weight.half().float())
+    weight = saved.transformer.pos_embed.proj.weight
+    assert torch.equal(weight, second.average["transformer"].pos_embed.proj.weight.half().float())
     other = Trainer(GeneratorTraining(seed=1), few_drawings(), saved)
     with pytest.raises(CheckpointError, match="batch_size=4"):
         other.load_state(second.state())
@@ -257,7 +259,7 @@ def test_resumed_training_is_the_same_training(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few_words")
 def test_steps_lower_the_loss_of_their_batch() -> None:
     settings = GeneratorTraining(
-        steps=20, batch_size=4, finish_steps=0, channels=(32, 32), width=32, learning_rate=1e-2, precision="float32"
+        steps=20, batch_size=4, finish_steps=0, channels=32, layers=1, width=32, learning_rate=1e-2, precision="float32"
     )
     trainer = Trainer(settings, few_drawings(), build_pipeline(settings, few_drawings()))
     losses = []

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DConditionModel
+from diffusers import DiffusionPipeline, ImagePipelineOutput, PixArtTransformer2DModel, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
 from safetensors import SafetensorError
 from torch import Tensor
@@ -32,7 +32,7 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
     `docs/model_card_emoji_generator.md` says what it was trained on and how good it is.
 
     Args:
-        unet: denoises latents [B, 16, 8, 8].
+        transformer: denoises latents [B, 64, 4, 4].
         scheduler: one of diffusers'.
         text_encoder: of the captions.
         vae: turns latents into pictures.
@@ -43,34 +43,38 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
     torch.Size([2, 3, 64, 64])
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = "text_encoder->transformer->vae"
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        transformer: PixArtTransformer2DModel,
         scheduler: SchedulerMixin,
         text_encoder: CaptionEncoder,
         vae: PatchCodec,
     ) -> None:
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, text_encoder=text_encoder, vae=vae)
+        self.register_modules(transformer=transformer, scheduler=scheduler, text_encoder=text_encoder, vae=vae)
         self.vae_scale_factor = int(vae.config.patch)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
     @property
     def default_size(self) -> int:
         """Side in px of the pictures it was trained on."""
-        return int(self.unet.config.sample_size) * self.vae_scale_factor
+        return int(self.transformer.config.sample_size) * self.vae_scale_factor
 
     def noise_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """Shape of one row of `latents` for pictures of this size in px."""
         height, width = height or self.default_size, width or self.default_size
-        step = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        step = self.vae_scale_factor
         if height % step or width % step:
             raise ConfigError(
                 f"size {height} x {width}: sides are multiples of {step} px; it is made for {self.default_size}"
             )
-        return (int(self.unet.config.out_channels), height // self.vae_scale_factor, width // self.vae_scale_factor)
+        return (
+            int(self.transformer.config.out_channels),
+            height // self.vae_scale_factor,
+            width // self.vae_scale_factor,
+        )
 
     def too_long(self, captions: Sequence[str]) -> list[bool]:
         """Whether words at the end of a caption are not read."""
@@ -111,7 +115,7 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
         """
         captions = [prompt] if isinstance(prompt, str) else list(prompt)
         shape = (len(captions), *self.noise_shape(height, width))
-        device, kind = self._execution_device, self.unet.dtype
+        device, kind = self._execution_device, self.transformer.dtype
         if latents is None:
             latents = _noise(shape, generator)
         if tuple(latents.shape) != shape:
@@ -136,15 +140,15 @@ class EmojiPipeline(DiffusionPipeline):  # type: ignore[misc]
         """The network's prediction, guided: both halves in one pass."""
         copies = len(condition.sequence) // len(latents)
         seen = self.scheduler.scale_model_input(torch.cat([latents] * copies), moment)
-        layout = condition.layout
+        layout = condition.layout.to(seen.dtype)
         if layout.shape[2:] != seen.shape[2:]:
             layout = interpolate(layout, size=seen.shape[2:], mode="bilinear")
-        found: Tensor = self.unet(
+        found: Tensor = self.transformer(
             torch.cat([seen, layout], 1),
-            moment,
-            encoder_hidden_states=condition.sequence,
+            encoder_hidden_states=condition.sequence.to(seen.dtype),
+            timestep=moment.to(seen.device).expand(len(seen)),
+            added_cond_kwargs={},
             encoder_attention_mask=condition.mask,
-            class_labels=condition.vector,
             return_dict=False,
         )[0]
         if copies == 1:
@@ -196,7 +200,7 @@ def load_emoji_pipeline(folder: str | Path | None = None) -> EmojiPipeline:
     options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
     try:
         pipe = EmojiPipeline(
-            UNet2DConditionModel.from_pretrained(str(place), subfolder="unet", **options),
+            PixArtTransformer2DModel.from_pretrained(str(place), subfolder="transformer", **options),
             _scheduler(place),
             CaptionEncoder.from_pretrained(str(place), subfolder="text_encoder", **options),
             PatchCodec.from_pretrained(str(place), subfolder="vae", **options),
@@ -204,7 +208,7 @@ def load_emoji_pipeline(folder: str | Path | None = None) -> EmojiPipeline:
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"the emoji generator in {place} cannot be loaded: {reason}") from error
-    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+    for part in (pipe.transformer, pipe.text_encoder, pipe.vae):
         part.eval().requires_grad_(False)
     return pipe
 

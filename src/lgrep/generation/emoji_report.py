@@ -60,6 +60,7 @@ class Report:
 
     def __init__(self, pipe: EmojiPipeline, captions: int = 100, each: int = 4, seed: int = 0) -> None:
         self.pipe, self.each, self.seed = pipe, each, seed
+        self._drawn: dict[tuple[str, float, int], Drawn] = {}
         self.network: nn.Module = packaged_encoder(None)[0]
         self.real = {part: drawings(part, DESIGNERS) for part in ("train", "test")}
         self.held_out = {part: drawings(part, (held_out_designer(),)) for part in ("train", "test")}
@@ -77,7 +78,9 @@ class Report:
         return normalize(torch.cat([self.network(part) for part in parts]), dim=1)
 
     def draw(self, part: str, guidance_scale: float, steps: int = 10) -> Drawn:
-        """Pictures of the chosen captions of a part; the noise is the same at all scales."""
+        """Pictures of the chosen captions of a part, drawn once; the noise is the same at all scales."""
+        if (part, guidance_scale, steps) in self._drawn:
+            return self._drawn[part, guidance_scale, steps]
         rows = torch.from_numpy(self.chosen[part]).repeat_interleave(self.each)
         noise = torch.randn(len(rows), *self.pipe.noise_shape(), generator=torch.Generator().manual_seed(self.seed))
         parts, started = [], time.perf_counter()
@@ -87,7 +90,9 @@ class Report:
                                    output_type="pt").images)  # fmt: skip
         rate = len(rows) / (time.perf_counter() - started)
         pictures = torch.cat(parts) * 2 - 1
-        return Drawn(pictures, rows, self.encode(pictures), rate)
+        drawn = Drawn(pictures, rows, self.encode(pictures), rate)
+        self._drawn[part, guidance_scale, steps] = drawn
+        return drawn
 
     def quality(self, part: str, drawn: Drawn) -> dict[str, float]:
         """Kernel distance to real drawings, retrieval of the caption, diversity within captions."""

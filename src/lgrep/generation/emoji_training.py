@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from torch.nn.functional import l1_loss, mse_loss
+from torch.nn.functional import mse_loss
 
 from lgrep.errors import CheckpointError
 from lgrep.generation.emoji_drawings import DESIGNERS, Drawings, augment, glove_words, to_float
@@ -29,32 +28,37 @@ class GeneratorTraining:
     """How the emoji generator is trained.
 
     Attributes:
-        steps: optimiser steps; may be raised later, as only the last fifth has a falling learning rate.
+        steps: optimiser steps; may be raised before the last two fifths, in which the learning rate falls.
         batch_size: drawings in a step.
         learning_rate: of AdamW, after a warm-up of 300 steps or a twentieth of them.
         ema: decay of the averaged weights, which are the ones that are kept.
         no_caption, no_designer, no_word: how often the caption, the designer, or each single word is not told.
         augmented: share of drawings that are shifted, scaled and turned; the network is told how.
         finish_steps: of the codec's finishing network, which is trained first.
-        channels: of the two levels of the UNet.
+        layout_steps, layout_weight: of the text encoder alone, which then learns the mean latents of a caption's drawings;
+            weight of that loss later.
+        channels, layers: of the denoiser.
         width: of the text encoder.
         vocabulary: word vectors that are kept, the most frequent words.
         seed: of everything.
         precision: of the network's activations.
     """
 
-    steps: int = 16_000
-    batch_size: int = 32
+    steps: int = 8_000
+    batch_size: int = 64
     learning_rate: float = 1e-3
     ema: float = 0.999
     no_caption: float = 0.1
     no_designer: float = 0.15
-    no_word: float = 0.1
+    no_word: float = 0.05
     augmented: float = 0.4
     finish_steps: int = 1500
-    channels: tuple[int, int] = (96, 112)
+    layout_steps: int = 1500
+    layout_weight: float = 0.3
+    channels: int = 192
+    layers: int = 5
     width: int = 128
-    vocabulary: int = 20_000
+    vocabulary: int = 16_000
     seed: int = 0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
@@ -70,28 +74,24 @@ def build_pipeline(settings: GeneratorTraining, found: Drawings) -> EmojiPipelin
     encoder.set_words(words, vectors)
     codec = PatchCodec()
     codec.fit(to_float(found.pixels))
-    unet = UNet2DConditionModel(
-        sample_size=8,
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=4,
+        attention_head_dim=settings.channels // 4,
+        num_layers=settings.layers,
         in_channels=codec.config.latent_channels + encoder.config.layout[0],
         out_channels=codec.config.latent_channels,
-        block_out_channels=settings.channels,
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2D",
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=settings.width,
-        attention_head_dim=4,
-        norm_num_groups=16,
-        resnet_time_scale_shift="scale_shift",
-        time_embedding_dim=256,
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=encoder.vector_dim,
+        cross_attention_dim=settings.channels,
+        caption_channels=settings.width,
+        sample_size=64 // codec.patch,
+        patch_size=1,
+        activation_fn="linear-silu",
+        use_additional_conditions=False,
     )
     scheduler = DPMSolverMultistepScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing",
         lambda_min_clipped=-5.1,
     )  # fmt: skip
-    return EmojiPipeline(unet, scheduler, encoder, codec)
+    return EmojiPipeline(transformer, scheduler, encoder, codec)
 
 
 class Trainer:
@@ -114,58 +114,40 @@ class Trainer:
         words = pipe.text_encoder.read(found.captions).to(device)
         longest = int((words.parts[..., 0] > 0).sum(1).max())
         self.words = Words(words.rows[:, :longest], words.parts[:, :longest])
-        self.trained = nn.ModuleDict({"unet": pipe.unet, "text_encoder": pipe.text_encoder}).train()
+        self.trained = nn.ModuleDict({"transformer": pipe.transformer, "text_encoder": pipe.text_encoder}).train()
         self.average = copy.deepcopy(self.trained).eval()
         # Weights in the activations' precision; casting them once a step is cheaper than casting every activation.
-        self.fast = copy.deepcopy(pipe.unet).to(getattr(torch, settings.precision), memory_format=torch.channels_last)
+        self.fast = nn.Module.to(copy.deepcopy(pipe.transformer), getattr(torch, settings.precision))
         self.fast.set_attn_processor(AttnProcessor())  # torch's fused one is slow backwards on CPUs
         self.optimizer = torch.optim.AdamW(
             self.trained.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
         self.signal = pipe.scheduler.alphas_cumprod.to(device)
-
-    def finish_codec(self, log: Callable[[str], None] = lambda line: None) -> None:
-        """Train the codec's finishing network; whole, before the first step."""
-        codec, optimizer = self.pipe.vae.train(), torch.optim.AdamW(self.pipe.vae.parameters(), 1e-3)
-        for step in range(self.settings.finish_steps):
-            for group in optimizer.param_groups:
-                group["lr"] = 1e-3 * min(1, 2 * (1 - step / self.settings.finish_steps))
-            generator = self._generator(step, stream=1)
-            pictures, _, _ = self._pictures(generator, 16)
-            with torch.no_grad():
-                latents = codec.encode(pictures)
-                amount = 0.35 * torch.rand(len(latents), 1, 1, 1, generator=generator).to(latents)
-                rough = codec.rough(latents + amount * torch.randn(latents.shape, generator=generator).to(latents))
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.fast.dtype == torch.bfloat16):
-                finished = codec.smoothed(rough)
-            loss = l1_loss(finished, pictures)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            if step % 250 == 0:
-                log(f"codec {step:,}: error {loss.item():.4f}, {l1_loss(rough, pictures).item():.4f} before")
-        codec.eval().requires_grad_(False)
+        self.means = self._means()
 
     def train_step(self) -> Tensor:
         """One optimiser step; the loss."""
         started = time.perf_counter()
-        generator = self._generator(self.step)
+        generator = self.generator(self.step)
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # the text encoder's dropout
-        pictures, chosen, augmentation = self._pictures(generator, self.settings.batch_size)
+        pictures, chosen, augmentation = self.pictures(generator, self.settings.batch_size)
         latents = self.pipe.vae.encode(pictures)
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         moment = torch.randint(len(self.signal), (len(latents),), generator=generator).to(self.device)
         signal = self.signal[moment].view(-1, 1, 1, 1)
         noisy = signal.sqrt() * latents + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * latents
-        loss = mse_loss(self._predict(noisy, moment, chosen, augmentation, generator), target)
-        loss.backward()  # type: ignore[no-untyped-call]
+        predicted, common = self._predict(noisy, moment, chosen, augmentation, generator)
+        loss = mse_loss(predicted, target)
+        (loss + self.settings.layout_weight * common).backward()  # type: ignore[no-untyped-call]
         self._update()
         self.step += 1
         self.seconds += time.perf_counter() - started
         return loss.detach()
 
-    def _predict(self, noisy: Tensor, moment: Tensor, chosen: Tensor, augmentation: Tensor, generator: Any) -> Tensor:
+    def _predict(
+        self, noisy: Tensor, moment: Tensor, chosen: Tensor, augmentation: Tensor, generator: Any
+    ) -> tuple[Tensor, Tensor]:
         settings = self.settings
         words = self.words.of(self.drawings.caption[chosen].to(self.device))
         chances = torch.rand(len(chosen), 2 + words.rows.shape[1], generator=generator).to(self.device)
@@ -176,18 +158,30 @@ class Trainer:
         told = self.trained["text_encoder"](words, designer, augmentation)
         kind = self.fast.dtype
         found: Tensor = self.fast(
-            torch.cat([noisy, told.layout], 1).to(kind, memory_format=torch.channels_last),
-            moment,
+            torch.cat([noisy, told.layout], 1).to(kind),
             encoder_hidden_states=told.sequence.to(kind),
+            timestep=moment,
+            added_cond_kwargs={},
             encoder_attention_mask=told.mask,
-            class_labels=told.vector.to(kind),
             return_dict=False,
         )[0]
-        return found.float()
+        away = (told.layout - self.means[self.drawings.caption[chosen].to(self.device)]).square().mean((1, 2, 3))
+        return found.float(), (away * kept.any(1)).mean()
+
+    @torch.no_grad()
+    def _means(self) -> Tensor:
+        """Mean latents [captions, C, S, S] of each caption's drawings."""
+        latents = [
+            self.pipe.vae.encode(to_float(some.to(self.device))) for some in torch.split(self.drawings.pixels, 256)
+        ]
+        sums = torch.zeros(len(self.drawings.captions), *latents[0].shape[1:], device=self.device)
+        caption = self.drawings.caption.to(self.device)
+        counts = torch.bincount(caption, minlength=len(sums)).clamp(min=1).view(-1, 1, 1, 1)
+        return sums.index_add_(0, caption, torch.cat(latents)) / counts
 
     @torch.no_grad()
     def _update(self) -> None:
-        slow, fast = list(self.trained["unet"].parameters()), list(self.fast.parameters())
+        slow, fast = list(self.trained["transformer"].parameters()), list(self.fast.parameters())
         for weight, copied in zip(slow, fast, strict=True):
             assert copied.grad is not None
             weight.grad = copied.grad.float()
@@ -203,20 +197,21 @@ class Trainer:
             average.lerp_(weight, 1 - decay)
 
     def _rate(self) -> float:
-        """Share of the learning rate: warm-up, then constant, falling over the last fifth."""
-        left = (self.settings.steps - self.step) / (0.2 * self.settings.steps)
+        """Share of the learning rate: warm-up, then constant, falling over the last two fifths."""
+        left = (self.settings.steps - self.step) / (0.4 * self.settings.steps)
         warm_up = min(300, 0.05 * self.settings.steps)
         return max(0.0, min(1.0, (self.step + 1) / warm_up, left))
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        torch._foreach_copy_(list(self.fast.parameters()), list(self.trained["unet"].parameters()))
+        torch._foreach_copy_(list(self.fast.parameters()), list(self.trained["transformer"].parameters()))
 
-    def _generator(self, step: int, stream: int = 0) -> torch.Generator:
+    def generator(self, step: int, stream: int = 0) -> torch.Generator:
+        """Random numbers of a step; streams are independent."""
         seeds = np.random.SeedSequence([self.settings.seed, stream, step])
         return torch.Generator().manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
 
-    def _pictures(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    def pictures(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures in [-1, 1], rows of the drawings, and how they were augmented [count, 5]."""
         chosen = torch.randint(len(self.drawings.pixels), (count,), generator=generator)
         numbers = torch.rand(count, 6, generator=generator)
@@ -229,7 +224,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that goes on with a run, as tensors and plain values."""
         return {
-            "settings": {**asdict(self.settings), "channels": list(self.settings.channels)},
+            "settings": asdict(self.settings),
             "step": self.step,
             "seconds": self.seconds,
             "trained": self.trained.state_dict(),
@@ -244,7 +239,7 @@ class Trainer:
         Raises:
             CheckpointError: it was made with other settings (`steps` may differ).
         """
-        mine = {**asdict(self.settings), "channels": list(self.settings.channels)}
+        mine = asdict(self.settings)
         other = [name for name, value in state["settings"].items() if name != "steps" and mine.get(name) != value]
         if other:
             raise CheckpointError(

@@ -27,7 +27,7 @@ class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, patch: int = 8, latent_channels: int = 16, width: int = 80, depth: int = 4) -> None:
+    def __init__(self, patch: int = 16, latent_channels: int = 64, width: int = 80, depth: int = 4) -> None:
         super().__init__()
         self.patch = patch
         self.register_buffer("mean", torch.zeros(3 * patch**2))
@@ -45,10 +45,13 @@ class PatchCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
     @torch.no_grad()
     def fit(self, pictures: Tensor) -> None:
         """Set mean, components and scale from pictures [N, 3, H, W] in [-1, 1]."""
-        patches = pixel_unshuffle(pictures, self.patch).movedim(1, -1).flatten(0, -2).double()
-        mean = patches.mean(0)
-        centred = patches - mean
-        variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
+        size = len(self.mean)
+        total, products, number = torch.zeros(size).double(), torch.zeros(size, size).double(), 0
+        for some in torch.split(pictures, 256):
+            patches = pixel_unshuffle(some, self.patch).movedim(1, -1).flatten(0, -2).double()
+            total, products, number = total + patches.sum(0), products + patches.T @ patches, number + len(patches)
+        mean = total / number
+        variances, directions = torch.linalg.eigh(products / number - torch.outer(mean, mean))
         count = len(self.scale)
         kept = variances.flip(0)[:count]
         components = directions.flip(1)[:, :count].T

@@ -47,22 +47,20 @@ class Condition(NamedTuple):
     Attributes:
         sequence: [N, 1 + L, D], a first token for the caption as a whole, then its words.
         mask: bool [N, 1 + L], which of them are there.
-        vector: [N, D + designers + augmentations].
-        layout: [N, C, S, S], what is roughly where: more channels for the denoiser's input, which knows no places else.
+        layout: latents [N, C, S, S] of what drawings of the caption have in common: more of the denoiser's input.
     """
 
     sequence: Tensor
     mask: Tensor
-    vector: Tensor
     layout: Tensor
 
 
 class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Captions of any words -> a sequence and a vector for the denoiser.
+    """Captions of any words -> a sequence and a layout for the denoiser.
 
     A word is its pre-trained vector (GloVe, kept as int8 and fixed) plus the mean of trained vectors of its hashed
     parts, so that words that no training caption has still mean something. What the denoiser is told besides, the
-    designer and the geometric augmentation of the picture, is added to the vector as it is.
+    designer and the geometric augmentation of the picture, is added to the first token.
 
     Args:
         words: rows of the table of word vectors.
@@ -94,7 +92,7 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         max_words: int = 15,
         designers: Sequence[str] = (),
         augmentations: int = 5,
-        layout: tuple[int, int] = (16, 8),
+        layout: tuple[int, int] = (64, 4),
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -108,20 +106,13 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.position = nn.Parameter(torch.zeros(1 + max_words, width))
         nn.init.normal_(self.of_parts.weight, std=0.5)
         nn.init.normal_(self.position, std=0.02)
+        self.of_picture = nn.Linear(len(self.designers) + augmentations, width, bias=False)
         channels, side = layout
         self.to_layout = nn.Sequential(
-            nn.Linear(self.vector_dim, width),
-            nn.SiLU(),
-            nn.Linear(width, channels * side**2),
-            nn.Unflatten(1, (channels, side, side)),
+            nn.SiLU(), nn.Linear(width, channels * side**2), nn.Unflatten(1, (channels, side, side))
         )
         block = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout, "gelu", batch_first=True, norm_first=True)
         self.transformer = nn.TransformerEncoder(block, layers, nn.LayerNorm(width), enable_nested_tensor=False)
-
-    @property
-    def vector_dim(self) -> int:
-        """D + designers + augmentations, of `Condition.vector`."""
-        return int(self.position.shape[1]) + len(self.designers) + int(self.config.augmentations)
 
     @torch.no_grad()
     def set_words(self, words: Sequence[str], vectors: NDArray[np.float32]) -> None:
@@ -167,16 +158,19 @@ class CaptionEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]
             torch.cat([told.new_zeros(len(rows), 1, told.shape[2]), told + bags], 1) + self.position[: mask.shape[1]]
         )
         sequence = self.transformer(sequence, src_key_padding_mask=~mask) * mask[..., None]
-        vector = self._vector(sequence[:, 0], designer, augmentation)
-        return Condition(sequence, mask, vector, self.to_layout(vector))
+        layout = self.to_layout(sequence[:, 0])  # of the caption alone, whoever draws
+        picture = self.of_picture(self._picture(sequence, designer, augmentation))
+        sequence = torch.cat([(sequence[:, 0] + picture)[:, None], sequence[:, 1:]], 1)
+        return Condition(sequence, mask, layout)
 
-    def _vector(self, caption: Tensor, designer: Tensor | None, augmentation: Tensor | None) -> Tensor:
+    def _picture(self, like: Tensor, designer: Tensor | None, augmentation: Tensor | None) -> Tensor:
+        """[N, designers + augmentations], zeros for what is not said."""
         if designer is None:
-            designer = torch.full((len(caption),), -1, device=caption.device)
-        names = torch.arange(len(self.designers), device=caption.device)
+            designer = torch.full((len(like),), -1, device=like.device)
+        names = torch.arange(len(self.designers), device=like.device)
         if augmentation is None:
-            augmentation = caption.new_zeros(len(caption), self.config.augmentations)
-        return torch.cat([caption, (designer[:, None] == names).to(caption), augmentation.to(caption)], 1)
+            augmentation = like.new_zeros(len(like), self.config.augmentations)
+        return torch.cat([(designer[:, None] == names).to(like), augmentation.to(like)], 1)
 
 
 def words_of(caption: str) -> list[str]:
