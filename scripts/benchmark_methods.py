@@ -27,6 +27,7 @@ HEADS = {
     "bottleneck_dim": "64", "queue_size": "1024", "memory_size": "1024", "decoder_dim": "128", "decoder_depth": "2",
     "decoder_heads": "4",
 }  # fmt: skip
+CROSS = {"barlip": (256, 256), "siamlip": (256, 64), "byolip": (256, 64)}  # hidden and output widths of their heads
 TOWER = "language.tower.options={width: 128, heads: 4, layers: 3}"
 PATCHED = ("mae", "synclr")  # methods for vision transformers
 SIBLINGS = {"stablerep": 6, "stablerep_plus": 6, "synclr": 4}
@@ -74,8 +75,10 @@ def command(row: Row, seed: int, steps: int, anchors: int, runs: Path, full_head
     """What is typed after `train.py`."""
     from lgrep.config.compose import compose_config
 
-    backbone = "vit_tiny_small" if row.method in PATCHED else "tiny_resnet"
-    chosen = [f"method={row.method}", f"backbone={backbone}", "backbone.image_size=48", *COMMON, *row.overrides]
+    backbone = (
+        ["backbone=vit_tiny_small", "+backbone.options.depth=6"] if row.method in PATCHED else ["backbone=tiny_resnet"]
+    )
+    chosen = [f"method={row.method}", *backbone, "backbone.image_size=48", *COMMON, *row.overrides]
     if not any(override.startswith("pairing") for override in row.overrides) or row.method not in SIBLINGS:
         chosen.append(f"loader.batch_size={anchors}")
     else:
@@ -92,8 +95,15 @@ def command(row: Row, seed: int, steps: int, anchors: int, runs: Path, full_head
         for key, value in HEADS.items()
         if key in values["method"] and f"method.{key}" not in given
     ]
-    tower = values.get("language", {}).get("tower", {})
-    return [*chosen, *([TOWER] if tower.get("name") == "clip" else [])]
+    language = values.get("language", {})
+    if language.get("tower", {}).get("name") == "clip":
+        chosen += [TOWER, "text.context_length=16"]  # no caption of the set is longer
+    if "ClipRocket" in language.get("_target_", ""):
+        chosen.append("+language.hidden_dim=512")
+    if row.method in CROSS:
+        hidden, out = CROSS[row.method]
+        chosen.append(f"+language.cross_options={{hidden_dim: {hidden}, out_dim: {out}}}")
+    return chosen
 
 
 def train_all(options: argparse.Namespace, chosen: Sequence[Row]) -> dict[str, list[dict[str, Any]]]:
