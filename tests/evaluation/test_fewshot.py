@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 
 from lgrep.errors import DataError
-from lgrep.evaluation.episodes import classify, draw_episodes
+from lgrep.evaluation.episodes import EpisodeClassifier, classify, draw_episodes
 from lgrep.evaluation.evaluators.fewshot import Fewshot
 from lgrep.evaluation.evaluators.fewshot_ridge import FewshotRidge, ridge_scores
 
@@ -63,6 +64,18 @@ def test_each_drawn_episode_is_classified_as_by_scikit_learn() -> None:
     for support, query, hits in zip(episodes.support, episodes.query, right, strict=True):
         model = NearestCentroid().fit(x[support.flatten()].numpy(), y[support.flatten()].numpy())
         assert hits == (model.predict(xt[query.flatten()].numpy()) == yt[query.flatten()].numpy()).sum()
+
+
+@pytest.mark.parametrize("classifier", ["prototype", "nearest"])
+@pytest.mark.parametrize(("centre", "unit"), [(True, True), (False, True), (True, False), (False, False)])
+def test_products_of_all_pairs_classify_as_the_features_do(classifier: Any, centre: bool, unit: bool) -> None:
+    (x, y), (xt, yt) = task().split("train"), task().split("test")
+    x, xt = x + 30, xt + 30  # far from 0, as features behind a ReLU may be
+    episodes = next(draw_episodes(y, yt, 200, 4, 3, 5, seed=3))
+    shared = EpisodeClassifier(x, xt, classifier, centre, unit, episodes=5000)
+    alone = EpisodeClassifier(x.double(), xt.double(), classifier, centre, unit, episodes=0)
+    assert shared.products is not None and alone.products is None
+    assert (shared(episodes) != alone(episodes)).sum() <= 1
 
 
 def test_episodes_are_without_replacement_even_and_of_the_seed_alone() -> None:

@@ -17,8 +17,9 @@ from lgrep import load_encoder
 from lgrep.backbones import build_backbone
 from lgrep.errors import DataError
 from lgrep.evaluation.contract import Part, Subject, Task
-from lgrep.evaluation.evaluators.finetune import Finetune
+from lgrep.evaluation.evaluators.finetune import Finetune, small_recipe
 from lgrep.evaluation.finetuning import Recipe, _Classifier, finetune, layer_groups, set_drop_path
+from lgrep.evaluation.training_transform import _operations, training_transform
 from lgrep.records import weights_hash
 
 SMALL: dict[str, Any] = {
@@ -29,6 +30,7 @@ SMALL: dict[str, Any] = {
     "head_std": 0.01,
     "ema": 0.5,
     "layer_decay": 0.9,
+    "drop_path": 0.1,
 }
 
 
@@ -82,6 +84,18 @@ def test_a_seed_gives_the_same_weights_whatever_the_workers() -> None:
     assert torch.equal(first.predictions["finetune_ema"], again.predictions["finetune_ema"])
 
 
+def test_small_sets_get_a_recipe_that_moves() -> None:
+    evaluator = Finetune()
+    assert evaluator.recipe(1_281_167) == evaluator.recipe(10_000) == Recipe()
+    assert evaluator.recipe(9_999) == small_recipe(9_999) and small_recipe(9_999).epochs == 2
+    assert small_recipe(50).epochs == 80 and small_recipe(2).epochs == 100
+    typed = Finetune(epochs=7, batch_size=32, base_lr=1e-4, mixup=0.0, ema=0.9)
+    assert typed.recipe(10**6) == Recipe(7, pytest.approx(1.4), 32, 1e-4, mixup=0.0, ema=0.9)
+    assert typed.recipe(50).warmup_epochs == pytest.approx(0.7) and typed.recipe(50).randaugment == ""
+    assert Finetune(epochs=3, warmup_epochs=20).recipe(10**6).warmup_epochs == 3
+    assert Finetune(ema="none").recipe(10**6).ema is None
+
+
 def test_rates_fall_from_layer_to_layer() -> None:
     encoder = build_backbone("timm/test_vit", image_size=32)
     model = _Classifier(encoder, 3, 0.01)
@@ -124,6 +138,17 @@ def test_a_broken_picture_is_named() -> None:
     encoder, transform = load_encoder("random/timm/test_resnet", 32)
     with pytest.raises(DataError, match="picture 5"):
         finetune(encoder, broken, labels, 3, transform, Recipe(epochs=1, warmup_epochs=0))
+
+
+@pytest.mark.parametrize("kind", ["rand-m9-mstd0.5-inc1", "original", "augmix-m5-w4-d2"])
+def test_every_strength_of_an_augmentation_can_be_drawn(kind: str) -> None:
+    transform: Any = training_transform(32, (0.5,) * 3, (0.25,) * 3, "bilinear", Recipe(randaugment=kind))
+    found = [operation for operation in _operations(transform) if operation.name.startswith("Posterize")]
+    grey = Image.new("RGB", (8, 8), (200, 150, 100))
+    for operation in found:
+        shown = [operation.aug_fn(grey, bits).getpixel((0, 0)) for bits in (8, 2, 0)]
+        assert shown == [(200, 150, 100), (192, 128, 64), (0, 0, 0)]
+    assert found and transform(picture(0)).shape == (3, 32, 32)
 
 
 def test_what_has_nothing_to_tune_is_refused() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 from lgrep.checkpoints.encoder import EvaluationTransform
 from lgrep.errors import ConfigError
 from lgrep.evaluation.average_precision import mean_average_precision
+from lgrep.evaluation.cache import FeatureCache
 from lgrep.evaluation.contract import Part, Score, Subject, Task
 from lgrep.evaluation.evaluators.knn import KNN
 from lgrep.evaluation.evaluators.linear import LinearProbe
 from lgrep.evaluation.evaluators.linear_sgd import LinearSGD
 from lgrep.evaluation.evaluators.linear_transfer import WEIGHT_DECAYS, LinearTransfer
 from lgrep.evaluation.knn import knn_predict
+from lgrep.evaluation.tasks import Resources, make_task
 
 Splits = dict[str, tuple[Tensor, Tensor]]
 
@@ -225,3 +228,24 @@ def test_repeated_passes_encode_only_so_often() -> None:
     seen.clear()
     _one(LinearSGD(base_lrs=(0.1,), epochs=6, passes=2), task)
     assert len(seen) == 2
+
+
+def test_repeated_passes_are_kept_and_told_apart(tmp_path: Path) -> None:
+    made, seen = _picture_task(), []
+    made.subject.encoder.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    resources = Resources(cache=FeatureCache(tmp_path))
+    task = make_task(made.subject, made.dataset, resources)
+    evaluator = LinearSGD(base_lrs=(0.5,), epochs=4, passes=2)
+    first = _one(evaluator, task)
+    assert sum(seen) == 54 * 2 + 60 + 45  # two passes over what trains, one over train and test
+    seen.clear()
+    again = _one(evaluator, make_task(made.subject, made.dataset, resources))
+    assert again.values == first.values and max(seen) == 2  # a look at two pictures of each entry
+    seen.clear()
+    other = _one(evaluator, make_task(made.subject, made.dataset, resources, seed=1))
+    assert sum(size for size in seen if size > 2) == 54 * 2 and other.settings["augmented_passes"] == 2
+
+
+def test_small_sets_repeat_a_few_passes() -> None:
+    assert LinearSGD()._length(9_999) == (30, 5) and LinearSGD()._length(10_000) == (90, 90)
+    assert LinearSGD(epochs=90, passes=90)._length(100) == (90, 90) and LinearSGD(epochs=3)._length(100) == (3, 3)

@@ -17,6 +17,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix
 
 from lgrep.errors import DataError
+from lgrep.evaluation.report import geometry
 from lgrep.evaluation.report.collect import Cell, collect, read_records
 from lgrep.evaluation.report.details import Predicted
 from lgrep.evaluation.report.geometry import linear_cka
@@ -120,6 +121,42 @@ def test_a_page_of_real_records_needs_nothing_else(tmp_path: Path) -> None:
     assert page.count("data:image/png") == 3 and "Most frequent mistakes" in page and "Features on digits" in page
     assert "pixels" in (path.parent / "table.md").read_text() and "toprule" in (path.parent / "table.tex").read_text()
     assert Image.open(io.BytesIO(_first_picture(page))).size[0] > 100
+
+
+def test_suites_and_costs_are_shown(tmp_path: Path) -> None:
+    def cost(hours: float) -> dict[str, Any]:
+        total = {"accelerator_hours": 0.0, "cpu_process_hours": hours}
+        return {"cost": {"flops": 1, "synthesis": [], "total": total, **total}}
+
+    records = [record(model, value, budget=cost(hours)) for model, value, hours in (("a", 0.5, 2.0), ("b", 0.7, 3.0))]
+    records.append(record("pixels", 0.9, budget=None))
+    for name, share in (("dtd", 0.5), ("pets", 0.8)):
+        values = {"transfer": share, "transfer_log_odds": float(np.log(share / (1 - share)))}
+        more = {"evaluator": "transfer", "evaluation": "transfer", "values": values, "headline": ["transfer"]}
+        records.append(record("pixels", 0.0, dataset=name, **more))
+    page = write_report([written(tmp_path / "out", records)], tmp_path / "report", features=False).read_text("utf-8")
+    assert f"<td>65.0</td><td>{np.log(4) / 2:.3f}</td><td>dtd, pets</td>" in page
+    plotted = page.split("Accuracy against cost")[1].split("<h2>")[0]
+    assert "CPU process hours" in plotted and "<td>3</td>" in plotted and "pixels" not in plotted
+    assert plotted.count("data:image/png") == 1
+    plain = written(tmp_path / "plain", [record("a", 0.5)])
+    assert "Accuracy against cost" not in write_report([plain], tmp_path / "r", features=False).read_text("utf-8")
+
+
+def test_the_map_says_how_it_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(geometry, "_umap", lambda: None)
+    points, method = geometry.layout(features)
+    assert points.shape == (40, 2) and method == "t-SNE"
+
+    class Reducer:
+        UMAP = staticmethod(lambda **_: Reducer)
+        fit_transform = staticmethod(lambda values: values[:, :2])
+
+    monkeypatch.setattr(geometry, "_umap", lambda: Reducer)
+    points, method = geometry.layout(features)
+    assert points.shape == (40, 2) and method == "UMAP"
+    assert geometry.layout(features[:5])[1] == "t-SNE"
 
 
 def test_text_from_records_is_escaped(tmp_path: Path) -> None:

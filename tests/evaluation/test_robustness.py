@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lgrep.checkpoints.encoder import EvaluationTransform, Pixels
+from lgrep.evaluation.cache import FeatureCache
 from lgrep.evaluation.contract import Part, Subject, Task
 from lgrep.evaluation.evaluators.robustness import Robustness, shared_classes
 from lgrep.evaluation.features import extract_features
+from lgrep.evaluation.tasks import Resources, make_task
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -92,6 +94,18 @@ def test_a_variant_is_scored_among_its_own_classes(tmp_path: Path) -> None:
     cosines = normalize(features, dim=1) @ words(["red", "blue"]).T
     assert torch.equal(zeroshot.predictions["faint_zeroshot"], torch.tensor([0, 2])[cosines.argmax(1)])
     assert "imagenet_a" in str(linear.settings["variants"]["imagenet_a"])
+
+
+def test_features_of_variants_are_kept(tmp_path: Path) -> None:
+    made, seen = task(), []
+    made.subject.encoder.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    evaluator = Robustness(variants=(variant(tmp_path / "v", ("blue", "red")),), heads=("linear",))
+    resources = Resources(cache=FeatureCache(tmp_path / "cache"))
+    (first,) = evaluator(make_task(made.subject, made.dataset, resources))
+    assert 12 in seen
+    seen.clear()
+    (again,) = evaluator(make_task(made.subject, made.dataset, resources))
+    assert again.values == first.values and max(seen) == 2  # the two that are looked at
 
 
 def test_without_variants_it_is_refused(tmp_path: Path) -> None:

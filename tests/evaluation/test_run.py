@@ -16,6 +16,7 @@ from rich.console import Console
 from lgrep.backbones.registry import build_backbone
 from lgrep.config.compose import compose_config, parse
 from lgrep.config.schema import EvaluateConfig
+from lgrep.config.spec import validate_spec
 from lgrep.errors import ConfigError, DataError, LgrepError
 from lgrep.evaluation import tasks
 from lgrep.evaluation.cache import FeatureCache
@@ -264,4 +265,9 @@ def test_command_line() -> None:
 @pytest.mark.parametrize("name", evaluator_names())
 def test_every_evaluator_of_the_project_has_a_name_and_a_place(name: str) -> None:
     nodes = evaluator_nodes(name)
+    if name == "offline":  # all of them by one word, in Python as on the command line
+        assert sorted(nodes) == [other for other in evaluator_names() if other != name]
+        typed = compose_config("evaluate", [f"evaluation={name}"])[0]["evaluation"]
+        assert {key: validate_spec(node, key) for key, node in typed.items()} == nodes
+        return
     assert list(nodes) == [name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -26,6 +28,12 @@ class AugmentedPictures:
 
     def __init__(self, pictures: Pictures, rows: Tensor, size: int, seed: int, number: int) -> None:
         self.pictures, self.rows, self.size, self.seed, self.number = pictures, rows.tolist(), size, seed, number
+
+    @property
+    def description(self) -> str:
+        """All that tells these pictures from others of the same source."""
+        rows = hashlib.sha256(repr(self.rows).encode()).hexdigest()[:16]
+        return f"crops {CROP_SCALE} {CROP_RATIO} {self.size} px, seed {self.seed}, pass {self.number}, rows {rows}"
 
     def __len__(self) -> int:
         return len(self.rows)

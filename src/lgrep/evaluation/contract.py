@@ -134,6 +134,8 @@ class Task:
         batch_size: pictures per forward pass, for evaluators that run the encoder themselves.
         workers: processes that decode.
         features_with: another transform -> `features_of` with it, for protocols that bring their own.
+        features_from: pictures that are no part of the data set, and a name for what they hold -> float32 [N, D] on
+            the CPU, kept in the feature cache.
     """
 
     subject: Subject
@@ -144,6 +146,7 @@ class Task:
     batch_size: int = 256
     workers: int = 0
     features_with: Callable[[Transform], Callable[[str], Tensor]] | None = None
+    features_from: Callable[[Pictures, str], Tensor] | None = None
 
     def labels_of(self, part: str) -> Tensor:
         """Labels of a part."""

@@ -15,7 +15,7 @@ from lgrep.evaluation.logistic import Design, Link, Problem, Sigmoid, Softmax
 from lgrep.evaluation.newton import Point, minimise, objective, squares
 
 NEIGHBOURS = 4  # points of the polynomial that predicts the next solution
-KEPT_BYTES = 2**29  # of logits kept for such predictions
+KEPT, KEPT_BYTES = 64, 2**29  # solutions, and bytes of them, kept for such predictions
 COARSE_COSTS = (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6)
 FINE_VALUES = 29
 
@@ -63,6 +63,8 @@ class CostPath:
         num_classes: K.
         tolerance: stop when the objective is estimated to lie within this share of its minimum, see `minimise`.
         max_iterations: Newton steps of one fit.
+        design: of these features, float32, where it is known already (see `Design.subset`).
+        slack: nats per row that an objective may lie above its minimum in any case.
 
     Raises:
         DataError: labels outside the classes, or features that are not finite.
@@ -73,15 +75,23 @@ class CostPath:
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, num_classes: int, tolerance: float = 1e-5, max_iterations: int = 200
+        self,
+        features: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        tolerance: float = 1e-5,
+        max_iterations: int = 200,
+        design: Design | None = None,
+        slack: float = 0.0,
     ) -> None:
         check_rows(features, labels, num_classes)
         self.num_classes, self.tolerance, self.max_iterations = num_classes, tolerance, max_iterations
+        self.dim = features.shape[1]
         features = features if features.dtype == torch.float64 else features.float()
-        self._solver = _Solver(features, labels, num_classes, tolerance, max_iterations)
-        self._wide: Callable[[], _Solver] = lambda: _Solver(
-            features.double(), labels, num_classes, tolerance, max_iterations
-        )
+        settings = (labels, num_classes, tolerance, max_iterations)
+        self._solver = _Solver(features, *settings, design, slack)
+        self._slack = slack
+        self._wide: Callable[[], _Solver] = lambda: _Solver(features.double(), *settings)
         self._finisher: _Solver | None = None
         self._fitted: dict[float, LinearClassifier] = {}
 
@@ -96,7 +106,7 @@ class CostPath:
             raise ValueError(f"C is an inverse penalty and must be above 0, got {c}")
         if c not in self._fitted:
             fitted = self._solver.fit(c, start)
-            if self._solver.dtype == torch.float32 and not _finished(fitted, self.tolerance):
+            if self._solver.dtype == torch.float32 and not _finished(fitted, self.tolerance, self._slack):
                 self._finisher = self._finisher or self._wide()
                 fitted = self._finisher.fit(c, fitted if math.isfinite(fitted.objective) else start)
                 fitted.weight, fitted.bias = fitted.weight.float(), fitted.bias.float()
@@ -107,10 +117,19 @@ class CostPath:
 class _Solver:
     """Fits in one precision."""
 
-    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, tolerance: float, max_steps: int) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        tolerance: float,
+        max_steps: int,
+        design: Design | None = None,
+        slack: float = 0.0,
+    ) -> None:
         self.dtype, self.num_classes, self.tolerance, self.max_steps = features.dtype, num_classes, tolerance, max_steps
-        self.rows = len(features)
-        self.design = Design(features)
+        self.rows, self.slack = len(features), slack
+        self.design = design or Design(features)
         self.link: Link
         labels = labels.to(features.device)
         if labels.ndim == 1:
@@ -131,7 +150,7 @@ class _Solver:
             other = self._elsewhere(start)
             worth = _worth(objective(self.problem, other, penalty))
             begin = other if begin is None or worth < _worth(objective(self.problem, begin, penalty)) else begin
-        point = minimise(self.problem, penalty, begin, self.tolerance, self.max_steps)
+        point = minimise(self.problem, penalty, begin, self.tolerance, self.max_steps, self.slack)
         if math.isfinite(point.objective):
             self._keep(math.log(c), point)
         return self._classifier(point)
@@ -168,7 +187,7 @@ class _Solver:
 
     def _keep(self, log_c: float, point: Point) -> None:
         self.points[log_c] = point
-        kept = max(1, min(NEIGHBOURS, KEPT_BYTES // max(1, point.logits.nbytes)))
+        kept = max(1, min(KEPT, KEPT_BYTES // max(1, point.logits.nbytes + point.weight.nbytes)))
         while len(self.points) > kept:
             del self.points[max(self.points, key=lambda other: abs(other - log_c))]
 
@@ -183,9 +202,9 @@ class _Solver:
         return LinearClassifier(whole.to(self.dtype), biases.to(self.dtype), value, share, point.steps)
 
 
-def _finished(fitted: LinearClassifier, tolerance: float) -> bool:
+def _finished(fitted: LinearClassifier, tolerance: float, slack: float) -> bool:
     """Near the minimum, or so near 0 (separable classes under a weak penalty) that nobody can tell."""
-    return fitted.gap <= max(1e-2, 10 * tolerance) or fitted.gap * fitted.objective <= 1e-5
+    return fitted.gap <= max(1e-2, 10 * tolerance) or fitted.gap * fitted.objective <= max(1e-5, slack)
 
 
 def _lagrange(known: Sequence[float], at: float) -> list[float]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNITS = {
     "accelerator_hours": "accelerator hours, synthesis included",
@@ -73,10 +76,20 @@ def mark_best(points: Sequence[CostPoint]) -> list[CostPoint]:
 
 
 def plot_cost(points: Sequence[CostPoint], metric: str, path: str | Path, unit: Unit = "accelerator_hours") -> Path:
-    """Draw accuracy against cost as a PNG; a line from each point to the left shows what synthesis cost of it.
+    """Write `draw_cost` as a PNG.
 
     Returns:
         `path`.
+
+    Raises:
+        ValueError: no points.
+    """
+    draw_cost(points, metric, unit).savefig(path, dpi=150)
+    return Path(path)
+
+
+def draw_cost(points: Sequence[CostPoint], metric: str, unit: Unit = "accelerator_hours") -> Figure:
+    """Accuracy against cost; a line from each point to the left shows what synthesis cost of it.
 
     Raises:
         ValueError: no points.
@@ -99,5 +112,4 @@ def plot_cost(points: Sequence[CostPoint], metric: str, path: str | Path, unit: 
     axes.set_xlabel(UNITS[unit])
     axes.set_ylabel(metric)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    return Path(path)
+    return figure

@@ -8,12 +8,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from lgrep.errors import DataError
 
 BLOCK = 250  # episodes drawn together; a part of what a seed means
 BLOCK_BYTES = 128 * 2**20  # features of the episodes that are classified together
+PAIRS_PER_EPISODE = 5000  # pairs of rows that cost as much time as the features of an episode, about
+PRODUCTS_BYTES = 2**29  # of the products of all pairs of rows, where they are found once for all episodes
 Classifier = Literal["prototype", "nearest"]
 
 
@@ -89,45 +90,104 @@ def classify(
     centre: bool = True,
     unit: bool = True,
 ) -> Tensor:
-    """Long[E], rightly classified queries of every episode.
+    """Long[E], rightly classified queries of every episode, see `EpisodeClassifier`."""
+    return EpisodeClassifier(train, test, classifier, centre, unit, len(episodes.support))(episodes)
+
+
+class EpisodeClassifier:
+    """Classifies episodes of the same features.
 
     As in SimpleShot (Wang et al., arXiv 1911.04623) the mean of an episode's support features is subtracted and
     features are scaled to unit length; `prototype` then takes the class of the nearest mean of its support,
-    `nearest` that of the nearest support row (Euclidean; the first class at a tie).
+    `nearest` that of the nearest support row (Euclidean; the first class at a tie). All of it follows from inner
+    products, which many episodes share: sets of moderate size have them computed once.
 
     Args:
         train: features [N, D].
         test: features [M, D].
-        episodes: rows of both.
         classifier: see above.
         centre: subtract the mean of the support.
         unit: scale features to unit length.
+        episodes: about how many will be asked for.
     """
-    count, ways, shots = episodes.support.shape
-    rows = ways * (shots + episodes.query.shape[2])
-    at_once = max(1, BLOCK_BYTES // max(1, 4 * rows * train.shape[1]))
-    right = []
-    for start in range(0, count, at_once):
-        some = slice(start, start + at_once)
-        support, query = train[episodes.support[some]].float(), test[episodes.query[some]].float()
-        if centre:
-            mean = support.mean(dim=(1, 2), keepdim=True)
-            support, query = support - mean, query - mean
-        if unit:
-            support, query = normalize(support, dim=-1), normalize(query, dim=-1)
-        places = support.mean(dim=2) if classifier == "prototype" else support.flatten(1, 2)
-        nearest = _distances(query.flatten(1, 2), places).argmin(dim=2)
-        if classifier == "nearest":
-            nearest = nearest // shots
-        truth = torch.arange(ways, device=nearest.device).repeat_interleave(query.shape[2])
-        hits = (nearest == truth) & episodes.valid[some].flatten(1).to(nearest.device)
-        right.append(hits.sum(dim=1))
-    return torch.cat(right).cpu()
+
+    def __init__(
+        self,
+        train: Tensor,
+        test: Tensor,
+        classifier: Classifier = "prototype",
+        centre: bool = True,
+        unit: bool = True,
+        episodes: int = 5000,
+    ) -> None:
+        self.train, self.test, self.classifier, self.centre, self.unit = train, test, classifier, centre, unit
+        self.products: tuple[Tensor, Tensor, Tensor] | None = None
+        if 4 * len(train) * (len(train) + len(test)) <= min(PRODUCTS_BYTES, PAIRS_PER_EPISODE * 4 * episodes):
+            support, query = train.float(), test.float()
+            if (
+                centre
+            ):  # of an episode's mean nothing changes; products of features far from 0 would be rounded coarsely
+                mean = support.mean(dim=0)
+                support, query = support - mean, query - mean
+            self.products = support @ support.T, query @ support.T, query.square().sum(dim=1)
+
+    def __call__(self, episodes: Episodes) -> Tensor:
+        """Long[E] on the CPU, rightly classified queries of every episode."""
+        count, ways, shots = episodes.support.shape
+        rows = ways * (shots + episodes.query.shape[2])
+        width = self.train.shape[1] if self.products is None else rows
+        at_once = max(1, BLOCK_BYTES // max(1, 4 * rows * width))
+        right = []
+        for start in range(0, count, at_once):
+            some = slice(start, start + at_once)
+            support, query = episodes.support[some].flatten(1), episodes.query[some].flatten(1)
+            within, across, lengths = self._products(support, query)
+            nearest = _nearest(within, across, lengths, shots, self)
+            truth = torch.arange(ways, device=nearest.device).repeat_interleave(episodes.query.shape[2])
+            hits = (nearest == truth) & episodes.valid[some].flatten(1).to(nearest.device)
+            right.append(hits.sum(dim=1))
+        return torch.cat(right).cpu()
+
+    def _products(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of rows [E, S] and [E, Q]: products [E, S, S] and [E, Q, S], squared lengths [E, Q]."""
+        if self.products is not None:
+            within, across, lengths = self.products
+            return (
+                within[support[:, :, None], support[:, None, :]],
+                across[query[:, :, None], support[:, None, :]],
+                lengths[query],
+            )
+        near, far = self.train[support].float(), self.test[query].float()
+        if self.centre:
+            mean = near.mean(dim=1, keepdim=True)
+            near, far = near - mean, far - mean
+        return near @ near.transpose(1, 2), far @ near.transpose(1, 2), far.square().sum(dim=2)
 
 
-def _distances(query: Tensor, places: Tensor) -> Tensor:
-    """Squared distances [E, Q, P] without the part that is the same for all places."""
-    return places.square().sum(dim=2)[:, None] - 2 * query @ places.transpose(1, 2)
+def _nearest(within: Tensor, across: Tensor, lengths: Tensor, shots: int, how: EpisodeClassifier) -> Tensor:
+    """Long[E, Q], the class of the nearest place, from products as of `EpisodeClassifier._products`."""
+    if how.centre:
+        means = within.mean(dim=2)  # of every support row with the mean of all
+        mean, far = means.mean(dim=1), across.mean(dim=2)
+        lengths = lengths - 2 * far + mean[:, None]
+        within = within - means[:, :, None] - means[:, None, :] + mean[:, None, None]
+        across = across - far[:, :, None] - means[:, None, :] + mean[:, None, None]
+    if how.unit:
+        own = _length(within.diagonal(dim1=1, dim2=2))
+        within = within / own[:, :, None] / own[:, None, :]
+        across = across / _length(lengths)[:, :, None] / own[:, None, :]
+    if how.classifier == "nearest":
+        distances = within.diagonal(dim1=1, dim2=2)[:, None] - 2 * across
+        return torch.div(distances.argmin(dim=2), shots, rounding_mode="floor")
+    episodes, places = within.shape[:2]
+    ways = places // shots
+    means = within.reshape(episodes, ways, shots, ways, shots).mean(dim=(2, 4))
+    products = across.reshape(episodes, -1, ways, shots).mean(dim=3)
+    return (means.diagonal(dim1=1, dim2=2)[:, None] - 2 * products).argmin(dim=2)
+
+
+def _length(squares: Tensor) -> Tensor:
+    return squares.clamp_min(0).sqrt().clamp_min(1e-12)
 
 
 @dataclass

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
 from timm.data.mixup import Mixup
 from timm.layers import DropPath
 from timm.optim import param_groups_layer_decay
@@ -148,24 +147,6 @@ def finetune(
             losses.append(loss.detach())
     by_epoch = torch.stack(losses).double().view(recipe.epochs, -1).mean(dim=1).tolist()
     return Tuned(model.eval(), averaged and averaged.eval(), drop_paths, steps, by_epoch)
-
-
-def training_transform(
-    size: int, mean: tuple[float, ...], std: tuple[float, ...], interpolation: str, recipe: Recipe
-) -> Transform:
-    """Random crop, flip, RandAugment and erasing of timm, normalised like the encoder's own pictures."""
-    made: Transform = create_transform(
-        size,
-        is_training=True,
-        scale=(recipe.crop_scale, 1.0),
-        color_jitter=None,
-        auto_augment=recipe.randaugment or None,
-        interpolation=interpolation,
-        re_prob=recipe.erase,
-        mean=mean,
-        std=std,
-    )
-    return made
 
 
 def set_drop_path(network: nn.Module, rate: float) -> int:

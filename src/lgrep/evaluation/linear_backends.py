@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lgrep.errors import ConfigError
 from lgrep.evaluation.cost_path import CostPath, LinearClassifier, check_rows
+from lgrep.evaluation.logistic import Design
 
 CHOOSING, FINAL = 5e-4, 1e-6  # how near to the minimum fits that choose C, and the last one, are taken
 
@@ -28,9 +29,13 @@ class CostFits(Protocol):
 Fits = Callable[[Tensor, Tensor, int, bool], CostFits]  # (features, labels, classes, whether it is the last fit)
 
 
-def newton_fits(features: Tensor, labels: Tensor, num_classes: int, final: bool) -> CostFits:
-    """`CostPath`."""
-    return CostPath(features, labels, num_classes, FINAL if final else CHOOSING)
+def newton_fits(
+    features: Tensor, labels: Tensor, num_classes: int, final: bool, design: Design | None = None, slack: float = 0.0
+) -> CostFits:
+    """`CostPath`; `slack` is of fits that choose."""
+    return CostPath(
+        features, labels, num_classes, FINAL if final else CHOOSING, design=design, slack=0.0 if final else slack
+    )
 
 
 def lbfgs_fits(features: Tensor, labels: Tensor, num_classes: int, final: bool) -> CostFits:

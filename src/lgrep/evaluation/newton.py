@@ -39,7 +39,9 @@ def objective(problem: Problem, point: Point, penalty: float) -> float:
     return problem.loss([point.logits], [1.0]) + 0.5 * penalty * squares(point.weight, point.weight)
 
 
-def minimise(problem: Problem, penalty: float, start: Point, tolerance: float, max_steps: int) -> Point:
+def minimise(
+    problem: Problem, penalty: float, start: Point, tolerance: float, max_steps: int, slack: float = 0.0
+) -> Point:
     """Minimise mean loss + penalty |W|^2 / 2 from `start`.
 
     Gradients are exact, their Newton systems are solved by conjugate gradients with coarse products and the
@@ -52,13 +54,14 @@ def minimise(problem: Problem, penalty: float, start: Point, tolerance: float, m
         tolerance: stop when the objective is estimated to lie above its minimum by no more than this share of its
             value, and of what it gained on the bias alone (under a strong penalty only that tells fits apart).
         max_steps: Newton steps.
+        slack: nats per row that the objective may lie above its minimum in any case.
     """
     weight, logits = start.weight, start.logits
     value = objective(problem, start, penalty)
     floor = 1e-7 if weight.dtype == torch.float32 else 1e-14  # gradients of that precision see no further
     gap, steps, empty = math.inf, 0, problem.link.empty()
     while math.isfinite(value):
-        allowed = tolerance * min(value, abs(empty - value)) + floor
+        allowed = max(slack, tolerance * min(value, abs(empty - value)) + floor)
         probabilities, gradient, spread = problem.derive(logits)
         gradient[:, :-1] += penalty * weight[:, :-1]
         diagonal = _diagonal(problem, spread, penalty)

@@ -63,7 +63,7 @@ def make_task(subject: Subject, dataset: EvaluationSet, resources: Resources, se
         return _Features(dataclasses.replace(subject, transform=transform), dataset, resources).of
 
     about = (seed, resources.device, resources.batch_size, resources.workers)
-    return Task(subject, dataset, features.of, *about, features_with=features_with)
+    return Task(subject, dataset, features.of, *about, features_with=features_with, features_from=features.kept_or_made)
 
 
 class _Features:
@@ -84,7 +84,7 @@ class _Features:
         known = self._known.get(id(pictures))
         if known is None:
             try:
-                known = self._kept_or_made(pictures)
+                known = self.kept_or_made(pictures, self.dataset.data_hash)
             except Exception as error:
                 known = error  # the next evaluator gets the same answer without another pass
             self._known[id(pictures)] = known
@@ -92,7 +92,8 @@ class _Features:
             raise known
         return known
 
-    def _kept_or_made(self, pictures: Pictures) -> Tensor:
+    def kept_or_made(self, pictures: Pictures, data: str) -> Tensor:
+        """float32 [N, D] of any pictures, from the cache or one pass; `data` tells their set from others."""
         resources, subject = self.resources, self.subject
         arguments = (resources.batch_size, resources.device, resources.workers)
         text = f"{subject.name} on {self.dataset.name}" if resources.progress else None
@@ -101,7 +102,7 @@ class _Features:
         )
         about = None
         if resources.cache is not None:
-            about = describe_features(subject, self.dataset.data_hash, pictures, resources.device)
+            about = describe_features(subject, data, pictures, resources.device)
         if resources.cache is None or about is None:
             return torch.cat(list(make()))
         return resources.cache.features(about, len(pictures), make, _check(subject, pictures, resources.device))

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -15,14 +16,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from lgrep.errors import ConfigError
-from lgrep.evaluation.linear import top1
+from lgrep.evaluation.cost_path import LinearClassifier
 from lgrep.evaluation.linear_backends import CostFits, newton_fits
+from lgrep.evaluation.logistic import Design
 
 Norm = Literal["none", "l2", "standard"]
 Solver = Literal["logistic", "sgd"]
 Data = tuple[Tensor, Tensor]
-Fit = Callable[[Data, Tensor, dict[str, float], bool], Tensor]
+_Path = tuple[Callable[[Tensor], Tensor], CostFits]
 SMALLEST_STD = 1e-5
+SLACK = 2e-5  # nats per picture above the minimum, of fits that only choose C by accuracy
+NEAR = math.log(10.0)  # distance of costs whose solutions are good starts for each other
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,20 @@ class Ranges:
         return {"c": self.c} if solver == "logistic" else {"lr": self.lr, "weight_decay": self.weight_decay}
 
 
-def preprocess(train: Tensor, other: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Features of the fitted rows and of others: as they are, of unit length, or standardised by the fitted rows."""
+def scaling(train: Tensor, norm: Norm) -> Callable[[Tensor], Tensor]:
+    """What features [N, D] go through: nothing, to unit length, or standardised by the fitted rows `train`."""
     if norm == "l2":
-        return normalize(train, dim=1), normalize(other, dim=1)
+        return partial(normalize, dim=1)
     if norm == "standard":
         mean, std = train.mean(dim=0), train.std(dim=0, correction=0).clamp_min(SMALLEST_STD)
-        return (train - mean) / std, (other - mean) / std
-    return train, other
+        return lambda features: (features - mean) / std
+    return lambda features: features
+
+
+def preprocess(train: Tensor, other: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Features of the fitted rows and of others: as they are, of unit length, or standardised by the fitted rows."""
+    scale = scaling(train, norm)
+    return scale(train), scale(other)
 
 
 def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -66,30 +76,90 @@ def hold_out(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[~out].sort().values, order[out].sort().values
 
 
-def fitted(solver: Solver, num_classes: int, seed: int, epochs: int, batch_size: int, device: torch.device) -> Fit:
-    """A function (fitted rows, other rows, settings, whether it is the last fit) -> predictions Long[M] for the others.
+class LogisticFits:
+    """L2-penalised logistic regression to its minimum, on some rows or all of one feature matrix.
+
+    The principal axes of all rows are found once and serve every split of them; all fits to the same rows are one
+    path of costs. Standardised features differ from split to split and are turned anew.
 
     Args:
-        solver: `logistic` (L2-penalised, to convergence) or `sgd` (one linear layer).
+        train: (features [N, D], labels Long[N]).
         num_classes: K.
-        seed: of the order of rows and the first weights of `sgd`.
-        epochs, batch_size: of `sgd`.
+        norm: of features.
         device: where it is computed.
     """
-    last: list[tuple[Tensor, CostFits]] = []  # the rows fitted last: a search fits the same ones at many costs
 
-    def logistic(data: Data, other: Tensor, settings: dict[str, float], final: bool) -> Tensor:
-        if not last or last[0][0] is not data[0]:
-            last[:] = [(data[0], newton_fits(data[0].to(device), data[1].to(device), num_classes, final))]
-        return last[0][1].fit(settings["c"]).predict(other.to(device)).cpu()
+    def __init__(self, train: Data, num_classes: int, norm: Norm, device: torch.device) -> None:
+        self.features, self.labels = train[0].to(device), train[1].to(device)
+        self.num_classes, self.norm, self.device = num_classes, norm, device
+        self._design: Design | None = None
+        self._final: _Path | None = None
+        self._split: tuple[Tensor, _Path] | None = None
+        self._solved: dict[float, LinearClassifier] = {}  # by log C, the last solution of any rows
+        self._own: set[float] = set()  # of them those of the split at hand
 
-    def sgd(data: Data, other: Tensor, settings: dict[str, float], final: bool) -> Tensor:
-        layer = fit_sgd(data, num_classes, settings["lr"], settings["weight_decay"], epochs, batch_size, seed, device)
+    def __call__(self, rows: Tensor | None, other: Tensor, settings: dict[str, float], seed: int) -> Tensor:
+        """Predictions Long[M] for others by the fit to some rows (None: all, as exactly as the last fit is)."""
+        scale, path = self._path(rows)
+        place = math.log(settings["c"])
+        fitted = path.fit(settings["c"], self._start(place, rows is None))
+        self._solved[place] = fitted
+        self._own.add(place)
+        return fitted.predict(scale(other.to(self.device))).cpu()
+
+    def _start(self, place: float, final: bool) -> LinearClassifier | None:
+        """The solution of other rows at nearly this C, where these rows have none near it themselves."""
+        if not final and any(abs(own - place) < NEAR for own in self._own):
+            return None
+        nearest = min(self._solved, key=lambda known: abs(known - place), default=None)
+        return None if nearest is None or abs(nearest - place) > NEAR else self._solved[nearest]
+
+    def _path(self, rows: Tensor | None) -> _Path:
+        if rows is None:
+            self._final = self._final or self._made(None)
+            return self._final
+        if self._split is None or self._split[0] is not rows:
+            self._split = rows, self._made(rows)
+            self._own.clear()
+        return self._split[1]
+
+    def _made(self, rows: Tensor | None) -> _Path:
+        features, labels = (self.features, self.labels) if rows is None else (self.features[rows], self.labels[rows])
+        scale = scaling(features, self.norm)
+        design = None
+        if self.norm != "standard":
+            if self._design is None:
+                self._design = Design(scale(self.features).float())
+            design = self._design if rows is None else self._design.subset(rows)
+        return scale, newton_fits(scale(features).float(), labels, self.num_classes, rows is None, design, SLACK)
+
+
+class SGDFits:
+    """One linear layer by SGD, see `fit_sgd`.
+
+    Args:
+        train: (features [N, D], labels Long[N]).
+        num_classes: K.
+        norm: of features.
+        epochs, batch_size: of SGD.
+        device: where it is computed.
+    """
+
+    def __init__(
+        self, train: Data, num_classes: int, norm: Norm, epochs: int, batch_size: int, device: torch.device
+    ) -> None:
+        self.train, self.num_classes, self.norm = train, num_classes, norm
+        self.epochs, self.batch_size, self.device = epochs, batch_size, device
+
+    def __call__(self, rows: Tensor | None, other: Tensor, settings: dict[str, float], seed: int) -> Tensor:
+        """Predictions Long[M] for others by the fit to some rows (None: all); `seed`: of first weights and order."""
+        features, labels = self.train if rows is None else (self.train[0][rows], self.train[1][rows])
+        features, asked = preprocess(features, other, self.norm)
+        about = (settings["lr"], settings["weight_decay"], self.epochs, self.batch_size, seed, self.device)
+        layer = fit_sgd((features, labels), self.num_classes, *about)
         with torch.no_grad():
-            predicted: Tensor = layer(other.to(device)).argmax(dim=1).cpu()
+            predicted: Tensor = layer(asked.to(self.device)).argmax(dim=1).cpu()
         return predicted
-
-    return logistic if solver == "logistic" else sgd
 
 
 def fit_sgd(
@@ -150,13 +220,12 @@ def need_optuna(argument: str) -> None:
 
 
 def search(
-    fit: Fit, train: Data, validation: Data, ranges: dict[str, tuple[float, float]], trials: int, seed: int
+    score: Callable[[dict[str, float]], float], ranges: dict[str, tuple[float, float]], trials: int, seed: int
 ) -> tuple[dict[str, float], float]:
-    """The settings of best top-1 on validation, and that accuracy, by Optuna's TPE sampler (the first at a tie).
+    """The settings of the best score, and that score, by Optuna's TPE sampler (the first at a tie).
 
     Args:
-        fit: see `fitted`.
-        train, validation: (features, labels), pre-processed.
+        score: of settings.
         ranges: name -> (low, high), searched log-uniformly.
         trials: settings tried.
         seed: of the sampler.
@@ -172,8 +241,7 @@ def search(
         study = optuna.create_study(direction="maximize", sampler=sampler)
 
         def objective(trial: Any) -> float:
-            settings = {name: trial.suggest_float(name, *bounds, log=True) for name, bounds in ranges.items()}
-            return top1(fit(train, validation[0], settings, False), validation[1])
+            return score({name: trial.suggest_float(name, *bounds, log=True) for name, bounds in ranges.items()})
 
         study.optimize(objective, n_trials=trials)
     finally:

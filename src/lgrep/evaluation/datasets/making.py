@@ -64,15 +64,7 @@ def make_dataset(
         _unpack_all(source, unpacked, [str(name) for name in spec.get("archives", ())])
     except OSError as error:
         raise DataError(f"unpacking {shown(source)} into {shown(unpacked)} stopped ({reason_of(error)})") from error
-    try:
-        options = {"splits": splits} if splits else {}
-        opened = build_set(dataset, root=str(unpacked), **options)
-    except MissingDataset as error:
-        there = ", ".join(sorted(path.name for path in unpacked.iterdir())[:8]) or "nothing"
-        raise DataError(
-            f"make.archives={archives} does not give {dataset}: {_wanted(spec)} are needed; there is {there}"
-        ) from error
-    assert isinstance(opened, PublishedSet)
+    opened = _opened(dataset, unpacked, splits, f"make.archives={archives} does not give {dataset}: {_wanted(spec)}")
     about = prepare(
         opened.table,
         out,
@@ -88,6 +80,17 @@ def make_dataset(
     counts = ", ".join(f"{part} {len(rows.labels):,}" for part, rows in opened.parts().items())
     left = f"; {about['skipped']:,} broken pictures are left out (skipped.jsonl)" if about["skipped"] else ""
     return f"{opened.name}: {counts}; {opened.num_classes:,} classes{left}. Evaluate with dataset={opened.name}"
+
+
+def _opened(dataset: str, folder: Path, splits: str | None, missing: str) -> PublishedSet:
+    """The set in its published layout; `missing` begins the message when it is not there."""
+    try:
+        opened = build_set(dataset, root=str(folder), **({"splits": splits} if splits else {}))
+    except MissingDataset as error:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise DataError(f"{missing} are needed; there is {there}") from error
+    assert isinstance(opened, PublishedSet)
+    return opened
 
 
 def _wanted(spec: dict[str, object]) -> str:

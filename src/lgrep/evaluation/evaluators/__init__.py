@@ -59,6 +59,9 @@ def _file(name: str) -> dict[str, dict[str, Any]]:
         raise ConfigError(
             f"evaluation={name}: no such evaluator; {did_you_mean(name, known)} Type evaluation=[NAME,...]"
         )
-    nodes = OmegaConf.to_container(OmegaConf.load(config_folder() / "evaluation" / f"{name}.yaml"), resolve=True)
-    assert isinstance(nodes, dict)
-    return {str(key): dict(node) for key, node in nodes.items()}
+    content = OmegaConf.to_container(OmegaConf.load(config_folder() / "evaluation" / f"{name}.yaml"), resolve=True)
+    assert isinstance(content, dict)
+    nodes: dict[str, dict[str, Any]] = {}
+    for other in content.pop("defaults", []):
+        nodes |= {} if other == "_self_" else _file(str(other))
+    return nodes | {str(key): dict(node) for key, node in content.items()}

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from lgrep.evaluation.contract import Score, Task
-from lgrep.evaluation.episodes import Classifier, Episodes, classify, draw_episodes, usable_classes
+from lgrep.evaluation.episodes import Classifier, EpisodeClassifier, Episodes, draw_episodes, usable_classes
 
 NORMAL_95 = 1.959963985  # half width of a 95 % interval in standard errors
 
@@ -71,9 +71,10 @@ class Fewshot:
         seed = task.seed if self.seed is None else self.seed
         drawn = draw_episodes(train_labels, test_labels, self.episodes, self.ways, self.shots, self.queries, seed)
         train, test = train.to(task.device), test.to(task.device)
+        classify = EpisodeClassifier(train, test, self.classifier, self.centre, self.unit, self.episodes)
         right, asked = [], []
         for some in drawn:
-            right.append(classify(train, test, _moved(some, task.device), self.classifier, self.centre, self.unit))
+            right.append(classify(_moved(some, task.device)))
             asked.append(some.valid.sum(dim=(1, 2)))
         hits = torch.cat(right)
         yield Score("fewshot", self._settings(seed), _values(hits, torch.cat(asked)), {"fewshot": hits}, ("fewshot",))

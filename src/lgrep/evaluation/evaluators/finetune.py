@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -11,11 +12,27 @@ from torch import Tensor
 
 from lgrep.evaluation.contract import Score, Task
 from lgrep.evaluation.features import Transform, extract_features
-from lgrep.evaluation.finetuning import Recipe, finetune, training_transform
+from lgrep.evaluation.finetuning import Recipe, finetune
 from lgrep.evaluation.linear import mean_per_class, top1
+from lgrep.evaluation.training_transform import training_transform
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+LARGE = 10_000  # training pictures from which the published recipe (for 1.28 million) is followed to the letter
+SHOWN, FEWEST_EPOCHS = 4000, 2  # of a small set: pictures that are shown and epochs, whichever is longer
+
+
+def small_recipe(pictures: int) -> Recipe:
+    """A quick look at a small set, which would hardly see a step of the published recipe.
+
+    4,000 pictures or two epochs in small batches at a higher rate, without what keeps long training from
+    overfitting (mixing, RandAugment, erasing, drop path, a running mean), and larger crops.
+    """
+    epochs = min(Recipe.epochs, max(FEWEST_EPOCHS, math.ceil(SHOWN / pictures)))
+    return Recipe(
+        epochs, 0.1 * epochs, 64, 8e-3, drop_path=0.0, mixup=0.0, cutmix=0.0, randaugment="", erase=0.0,
+        crop_scale=0.35, ema=None, head_std=0.01,
+    )  # fmt: skip
 
 
 class Finetune:
@@ -25,9 +42,13 @@ class Finetune:
     erasing: the recipe of MAE as SynCLR uses it for ViT-B/16 on ImageNet. The measured encoder is copied. Nothing is
     chosen by the test part; `finetune_ema` is the running mean of the weights.
 
+    Settings that are null are those of `Recipe` from 10,000 training pictures on, of `small_recipe` below.
+
     Args:
-        epochs, warmup_epochs, batch_size, base_lr, min_lr, weight_decay, layer_decay, drop_path: see `Recipe`.
-        mixup, cutmix, label_smoothing, randaugment, erase, crop_scale, ema, head_std, precision: see `Recipe`.
+        epochs, batch_size, base_lr, min_lr, weight_decay, layer_decay, drop_path: see `Recipe`.
+        warmup_epochs: null: the recipe's share of the epochs.
+        mixup, cutmix, label_smoothing, randaugment, erase, crop_scale, head_std, precision: see `Recipe`.
+        ema: see `Recipe`; `none`: no running mean.
         augment: False shows pictures as in evaluation (mixup and cutmix stay).
     """
 
@@ -35,30 +56,43 @@ class Finetune:
 
     def __init__(
         self,
-        epochs: PositiveInt = Recipe.epochs,
-        warmup_epochs: NonNegativeFloat = Recipe.warmup_epochs,
-        batch_size: Annotated[int, Field(ge=2)] = Recipe.batch_size,
-        base_lr: PositiveFloat = Recipe.base_lr,
-        min_lr: NonNegativeFloat = Recipe.min_lr,
-        weight_decay: NonNegativeFloat = Recipe.weight_decay,
-        layer_decay: Fraction = Recipe.layer_decay,
-        drop_path: Share = Recipe.drop_path,
-        mixup: NonNegativeFloat = Recipe.mixup,
-        cutmix: NonNegativeFloat = Recipe.cutmix,
-        label_smoothing: Share = Recipe.label_smoothing,
-        randaugment: str = Recipe.randaugment,
-        erase: Share = Recipe.erase,
-        crop_scale: Fraction = Recipe.crop_scale,
-        ema: Share | None = Recipe.ema,
-        head_std: NonNegativeFloat = Recipe.head_std,
+        epochs: PositiveInt | None = None,
+        warmup_epochs: NonNegativeFloat | None = None,
+        batch_size: Annotated[int, Field(ge=2)] | None = None,
+        base_lr: PositiveFloat | None = None,
+        min_lr: NonNegativeFloat | None = None,
+        weight_decay: NonNegativeFloat | None = None,
+        layer_decay: Fraction | None = None,
+        drop_path: Share | None = None,
+        mixup: NonNegativeFloat | None = None,
+        cutmix: NonNegativeFloat | None = None,
+        label_smoothing: Share | None = None,
+        randaugment: str | None = None,
+        erase: Share | None = None,
+        crop_scale: Fraction | None = None,
+        ema: Share | Literal["none"] | None = None,
+        head_std: NonNegativeFloat | None = None,
         precision: Literal["float32", "bfloat16"] = Recipe.precision,
         augment: bool = True,
     ) -> None:
         self.augment = augment
-        self.recipe = Recipe(
-            epochs, min(warmup_epochs, epochs), batch_size, base_lr, min_lr, weight_decay, layer_decay, drop_path,
-            mixup, cutmix, label_smoothing, randaugment, erase, crop_scale, ema, head_std, precision,
-        )  # fmt: skip
+        given: dict[str, Any] = {
+            "epochs": epochs, "warmup_epochs": warmup_epochs, "batch_size": batch_size, "base_lr": base_lr,
+            "min_lr": min_lr, "weight_decay": weight_decay, "layer_decay": layer_decay, "drop_path": drop_path,
+            "mixup": mixup, "cutmix": cutmix, "label_smoothing": label_smoothing, "randaugment": randaugment,
+            "erase": erase, "crop_scale": crop_scale, "ema": ema, "head_std": head_std, "precision": precision,
+        }  # fmt: skip
+        self.given = {name: value for name, value in given.items() if value is not None}
+        if ema == "none":
+            self.given["ema"] = None
+
+    def recipe(self, pictures: int) -> Recipe:
+        """The settings for a set of this many training pictures."""
+        base = Recipe() if pictures >= LARGE else small_recipe(pictures)
+        chosen = replace(base, **self.given)
+        if "warmup_epochs" not in self.given:
+            chosen = replace(chosen, warmup_epochs=base.warmup_epochs / base.epochs * chosen.epochs)
+        return replace(chosen, warmup_epochs=min(chosen.warmup_epochs, chosen.epochs))
 
     def refusal(self, task: Task) -> str | None:
         for part in ("train", "test"):
@@ -79,8 +113,9 @@ class Finetune:
         """One score."""
         parts = task.dataset.parts()
         train, test = (_Labelled(parts[name].pictures, parts[name].labels) for name in ("train", "test"))
+        recipe = self.recipe(len(train))
         tuned = finetune(
-            task.subject.encoder, train, train.labels, task.dataset.num_classes, self._transform(task), self.recipe,
+            task.subject.encoder, train, train.labels, task.dataset.num_classes, self._transform(task, recipe), recipe,
             task.seed, task.device, task.workers,
         )  # fmt: skip
         values: dict[str, float] = {}
@@ -93,7 +128,7 @@ class Finetune:
                 )
                 predictions[name] = found = logits.argmax(dim=1)
                 values |= {name: top1(found, test.labels), f"{name}_per_class": mean_per_class(found, test.labels)}
-        settings = asdict(self.recipe) | {
+        settings = asdict(recipe) | {
             "augment": self.augment,
             "drop_paths": tuned.drop_paths,
             "steps": tuned.steps,
@@ -106,12 +141,12 @@ class Finetune:
     def _size(self, task: Task) -> int | None:
         return getattr(task.subject.transform, "size", None)
 
-    def _transform(self, task: Task) -> Transform:
+    def _transform(self, task: Task, recipe: Recipe) -> Transform:
         own: Any = task.subject.transform
         if not self.augment:
             return task.subject.transform
         interpolation = getattr(own, "interpolation", "bilinear")
-        return training_transform(own.size, tuple(own.mean), tuple(own.std), interpolation, self.recipe)
+        return training_transform(own.size, tuple(own.mean), tuple(own.std), interpolation, recipe)
 
 
 class _Labelled:

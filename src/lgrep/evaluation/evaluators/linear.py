@@ -13,7 +13,16 @@ from torch import Tensor
 from lgrep.errors import ConfigError
 from lgrep.evaluation.contract import Metric, Score, Task
 from lgrep.evaluation.linear import C_GRID, LinearResult, holdout_split, linear_probe, mean_per_class, measure, top1
-from lgrep.evaluation.linear_backends import Fits, ScikitLearn, UnsquaredPenalty, lbfgs_fits, newton_fits
+from lgrep.evaluation.linear_backends import (
+    CHOOSING,
+    FINAL,
+    Fits,
+    ScikitLearn,
+    UnsquaredPenalty,
+    lbfgs_fits,
+    newton_fits,
+)
+from lgrep.evaluation.unsquared import UnsquaredPath
 
 Split = tuple[Tensor, Tensor]
 
@@ -35,11 +44,11 @@ class LinearProbe:
         stratified: hold the same share of every class out; false: of all pictures.
         split_seed: of that draw; null: the run's.
         refit: fit the chosen cost again on train + validation.
-        reference_behaviour: lgssl's objective, mean cross-entropy + |W| / (2 C) with the norm not squared,
-            from zero by L-BFGS for every cost.
+        reference_behaviour: lgssl's objective, mean cross-entropy + |W| / (2 C) with the norm not squared.
         backend: `torch`, on the run's device, or `sklearn`, value by value.
-        solver: of torch: `newton`, to the minimum on one warm-started path, or `lbfgs`, stopped by its gradient.
-        max_iter: of `reference_behaviour` and `sklearn`.
+        solver: of torch: `newton`, to the minimum on one warm-started path, or `lbfgs`, stopped by its gradient
+            (with `reference_behaviour`: from zero for every cost, lgssl's own loop).
+        max_iter: of `sklearn`, and of `reference_behaviour` with `lbfgs`.
         name: of the score, when several such probes are measured together.
     """
 
@@ -109,6 +118,8 @@ class LinearProbe:
         return task.dataset.metric if several or self.select_by == "metric" else self.select_by
 
     def _fits(self) -> Fits:
+        if self.reference_behaviour and self.solver == "newton":
+            return lambda x, y, classes, final: UnsquaredPath(x, y, classes, FINAL if final else CHOOSING)
         if self.reference_behaviour:
             return lambda x, y, classes, _: UnsquaredPenalty(x, y, classes, self.max_iter)
         if self.backend == "sklearn":
@@ -117,7 +128,7 @@ class LinearProbe:
 
     def _settings(self, task: Task, result: LinearResult) -> dict[str, Any]:
         objective = "mean cross-entropy + |W| / (2 C)" if self.reference_behaviour else "C * cross-entropy + |W|^2 / 2"
-        solver = "lbfgs from zero" if self.reference_behaviour else self.solver
+        solver = "lbfgs from zero" if self.reference_behaviour and self.solver == "lbfgs" else self.solver
         return {
             "standardised": self.standardise,
             "objective": objective,

@@ -20,6 +20,8 @@ from lgrep.evaluation.sgd_heads import SGDHeads
 
 BASE_LRS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 SMALLEST_EPOCH = 10  # steps
+LARGE = 10_000  # training pictures from which the published recipe (for 1.28 million) is followed to the letter
+PUBLISHED_EPOCHS, SMALL_EPOCHS, SMALL_PASSES = 90, 30, 5
 REFERENCE_BATCH = 256  # for which the base learning rates are meant
 
 
@@ -34,13 +36,14 @@ class LinearSGD:
 
     Args:
         base_lrs: learning rates at a batch of 256; they grow in proportion to the batch.
-        epochs: passes over train.
+        epochs: passes over train; null: 90, as published, from 10,000 training pictures on, else 30.
         batch_size: of the classifiers; what is left of an epoch is dropped. At most a tenth of the training pictures,
             for the recipe (1,024 of 1.28 million) would take a step or two per epoch on a small set.
         momentum: of SGD.
         batch_norm: `without`, `with` or `both`.
         augment: false: the features of the unchanged pictures in every epoch.
-        passes: encode this many augmented passes and repeat them in turn; null: one per epoch, as published.
+        passes: encode this many augmented passes and repeat them in turn; null: one per epoch, as published, from
+            10,000 training pictures on, else 5. Repeated passes are kept in the feature cache.
         holdout: share of every class of train that validates where no validation part was published; 0: train on all
             and report the published number only.
         eval_every: epochs between evaluations; the last epoch always counts.
@@ -53,7 +56,7 @@ class LinearSGD:
     def __init__(
         self,
         base_lrs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = BASE_LRS,
-        epochs: PositiveInt = 90,
+        epochs: PositiveInt | None = None,
         batch_size: PositiveInt = 1024,
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9,
         batch_norm: Literal["without", "with", "both"] = "both",
@@ -81,25 +84,32 @@ class LinearSGD:
     def __call__(self, task: Task) -> Iterator[Score]:
         """One score for both kinds of classifiers."""
         kept, validation = self._split(task)
+        epochs, passes = self._length(len(kept))
         test = _known(task, "test")
         labels = task.labels_of("train")[kept].to(task.device)
         batch = max(1, min(self.batch_size, len(kept) // SMALLEST_EPOCH))
         steps = len(kept) // batch
         shuffle = torch.Generator().manual_seed(task.seed)
-        features, heads, kinds = _EpochFeatures(self, task, kept), None, self.groups
+        features, heads, kinds = _EpochFeatures(task, kept, self.augment, epochs, passes), None, self.groups
         best = {name: _Best() for name in self._names()} | {f"{name}_best_on_test": _Best() for name in self._names()}
-        for epoch in range(self.epochs):
+        for epoch in range(epochs):
             seen = features.of(epoch)
             if heads is None:
                 rates = [rate * batch / REFERENCE_BATCH for rate in self.base_lrs]
-                about = (seen.shape[1], task.dataset.num_classes, self.epochs * steps, self.momentum, self.init_std)
+                about = (seen.shape[1], task.dataset.num_classes, epochs * steps, self.momentum, self.init_std)
                 heads = SGDHeads(rates, kinds, *about, seed=task.seed, device=task.device)
             order = torch.randperm(len(seen), generator=shuffle).to(task.device)
             for rows in torch.split(order[: steps * batch], batch):
                 heads.train_step(seen[rows], labels[rows])
-            if (epoch + 1) % self.eval_every == 0 or epoch + 1 == self.epochs:
+            if (epoch + 1) % self.eval_every == 0 or epoch + 1 == epochs:
                 self._evaluate(task, heads, epoch + 1, validation, test, best)
         yield self._score(task, best, len(kept), batch, validation, len(test[1]))
+
+    def _length(self, pictures: int) -> tuple[int, int]:
+        """(epochs, augmented passes) for this many training pictures."""
+        small = pictures < LARGE
+        epochs = self.epochs or (SMALL_EPOCHS if small else PUBLISHED_EPOCHS)
+        return epochs, min(epochs, self.passes or (SMALL_PASSES if small else epochs))
 
     def _split(self, task: Task) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Row numbers of train to fit on, and (features, labels) to choose with."""
@@ -165,12 +175,12 @@ class LinearSGD:
         )
         settings = {
             "base_lrs": list(self.base_lrs),
-            "epochs": self.epochs,
+            "epochs": self._length(count)[0],
             "batch_size": batch,
             "momentum": self.momentum,
             "schedule": "cosine to 0 per step",
             "augmentation": "random resized crop, flip" if self.augment else "none",
-            "augmented_passes": (self.passes or self.epochs) if self.augment else 0,
+            "augmented_passes": self._length(count)[1] if self.augment else 0,
             "evaluated_every": self.eval_every,
             "chosen_by": f"{task.dataset.metric}, {rule}",
             "validation_from": "the data set's"
@@ -202,31 +212,41 @@ class _Best:
 
 
 class _EpochFeatures:
-    """Features of the training pictures, augmented anew for every epoch (or repeating some passes)."""
+    """Features of the training pictures, augmented anew for every epoch (or repeating some passes).
 
-    def __init__(self, settings: LinearSGD, task: Task, rows: Tensor) -> None:
-        self.settings, self.task, self.rows = settings, task, rows
+    Args:
+        task: the model and the data.
+        rows: Long[N] of train.
+        augment: False: of the unchanged pictures.
+        epochs: of the training.
+        passes: that are encoded; fewer than epochs are kept.
+    """
+
+    def __init__(self, task: Task, rows: Tensor, augment: bool, epochs: int, passes: int) -> None:
+        self.task, self.rows, self.augment, self.epochs, self.passes = task, rows, augment, epochs, passes
         self._kept: dict[int, Tensor] = {}
 
     def of(self, epoch: int) -> Tensor:
         """[N, D] on the task's device, in the order of the rows."""
-        task = self.task
-        number = epoch if self.settings.passes is None else epoch % self.settings.passes
-        number = number if self.settings.augment else 0
+        number = epoch % self.passes if self.augment else 0
         if number in self._kept:
             return self._kept[number]
-        if self.settings.augment:
-            size: int = getattr(task.subject.transform, "size")  # noqa: B009
-            pictures = AugmentedPictures(task.dataset.parts()["train"].pictures, self.rows, size, task.seed, number)
-            where = (task.batch_size, task.device, task.workers)
-            text = f"{task.subject.name} on {task.dataset.name}, epoch {epoch + 1} of {self.settings.epochs}"
-            found = extract_features(task.subject.encoder, pictures, task.subject.transform, *where, progress=text)
-        else:
-            found = task.features_of("train")[self.rows]
-        found = found.to(task.device)
-        if not self.settings.augment or self.settings.passes is not None:
+        found = (self._augmented(number) if self.augment else self.task.features_of("train")[self.rows]).to(
+            self.task.device
+        )
+        if not self.augment or self.passes < self.epochs:
             self._kept[number] = found
         return found
+
+    def _augmented(self, number: int) -> Tensor:
+        task = self.task
+        size: int = getattr(task.subject.transform, "size")  # noqa: B009
+        pictures = AugmentedPictures(task.dataset.parts()["train"].pictures, self.rows, size, task.seed, number)
+        if task.features_from is not None and self.passes < self.epochs:
+            return task.features_from(pictures, f"{task.dataset.data_hash} {pictures.description}")
+        where = (task.batch_size, task.device, task.workers)
+        text = f"{task.subject.name} on {task.dataset.name}, epoch {number + 1} of {self.epochs}"
+        return extract_features(task.subject.encoder, pictures, task.subject.transform, *where, progress=text)
 
 
 def _known(task: Task, part: str) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ class Robustness:
                 about[name] = found if isinstance(found, str) else "shares no classes with the data set"
                 continue
             variant, classes = related
-            features, labels = _restricted(make_task(task.subject, variant, _resources(task)), classes)
+            features, labels = _restricted(task, variant, classes)
             clean = _kept(task, "test", torch.isin(task.labels_of("test"), classes))
             among = torch.unique(classes[classes >= 0])
             scores, clean_scores = classify.of(features), classify.of(clean[0])
@@ -170,18 +170,19 @@ def _zeroshot(task: Task) -> _Scores:
     return _Scores(scores, {"templates": list(prompts.templates), "origins": prompts.origins})
 
 
-def _resources(task: Task) -> Resources:
-    return Resources(task.device, task.batch_size, task.workers, progress=False)
-
-
-def _restricted(task: Task, classes: Tensor) -> tuple[Tensor, Tensor]:
+def _restricted(task: Task, variant: EvaluationSet, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Features of the variant's pictures whose class the data set has, with its numbers."""
-    if not task.has("test"):
-        raise DataError(f"{task.dataset.name} has no test part")
-    labels = task.labels_of("test")
-    known = labels >= 0
-    known[known.clone()] = classes[labels[known]] >= 0
-    return task.features_of("test")[known], classes[labels[known]]
+    part = variant.parts().get("test")
+    if part is None:
+        raise DataError(f"{variant.name} has no test part")
+    known = part.labels >= 0
+    known[known.clone()] = classes[part.labels[known]] >= 0
+    if task.features_from is not None:
+        features = task.features_from(part.pictures, variant.data_hash)
+    else:
+        resources = Resources(task.device, task.batch_size, task.workers, progress=False)
+        features = make_task(task.subject, variant, resources).features_of("test")
+    return features[known], classes[part.labels[known]]
 
 
 def _kept(task: Task, part: str, rows: Tensor) -> tuple[Tensor, Tensor]:

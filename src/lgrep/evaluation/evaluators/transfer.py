@@ -13,7 +13,7 @@ from torch import Tensor
 from lgrep.evaluation.contract import Score, Task
 from lgrep.evaluation.linear import mean_per_class, top1
 from lgrep.evaluation.log_odds import log_odds
-from lgrep.evaluation.transfer_fits import Norm, Ranges, Solver, fitted, hold_out, need_optuna, preprocess, search
+from lgrep.evaluation.transfer_fits import LogisticFits, Norm, Ranges, SGDFits, Solver, hold_out, need_optuna, search
 
 LARGE = 100_000  # training pictures from which the published suite uses SGD: ImageNet, CoG levels, iNaturalist
 Positive = Annotated[float, Field(gt=0)]
@@ -76,18 +76,28 @@ class Transfer:
         test = _labelled(*task.split("test"))
         solver: Solver = self.solver if self.solver != "auto" else "sgd" if len(train[1]) >= LARGE else "logistic"
         norm: Norm = self.norm if self.norm != "auto" else "l2" if solver == "sgd" else "none"
+        fit: LogisticFits | SGDFits
+        if solver == "logistic":
+            fit = LogisticFits(train, task.dataset.num_classes, norm, task.device)
+        else:
+            fit = SGDFits(train, task.dataset.num_classes, norm, self.epochs, self.batch_size, task.device)
         tried = []
         predictions: dict[str, Tensor] = {}
         for seed in range(task.seed, task.seed + self.seeds):
-            fit = fitted(solver, task.dataset.num_classes, seed, self.epochs, self.batch_size, task.device)
             kept, held = hold_out(train[1], self.held_out, seed)
-            x_kept, x_held = preprocess(train[0][kept], train[0][held], norm)
-            ranges = self.ranges.of(solver)
-            chosen, accuracy = search(
-                fit, (x_kept, train[1][kept]), (x_held, train[1][held]), ranges, self.trials, seed
-            )
-            x_train, x_test = preprocess(train[0], test[0], norm)
-            predictions[f"transfer_seed{seed}"] = fit((x_train, train[1]), x_test, chosen, True)
+            asked, truth = train[0][held], train[1][held]
+
+            def score(
+                settings: dict[str, float],
+                kept: Tensor = kept,
+                asked: Tensor = asked,
+                truth: Tensor = truth,
+                seed: int = seed,
+            ) -> float:
+                return top1(fit(kept, asked, settings, seed), truth)
+
+            chosen, accuracy = search(score, self.ranges.of(solver), self.trials, seed)
+            predictions[f"transfer_seed{seed}"] = fit(None, test[0], chosen, seed)
             tried.append({"seed": seed, "chosen": chosen, "held_out_accuracy": accuracy})
         settings = self._settings(solver, norm) | {"runs": tried, "train": len(train[1]), "test": len(test[1])}
         values = _values(predictions, test[1])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from lgrep.evaluation.contract import Part
 
 MAPPED = 2000  # pictures that are laid out
 TILE = 64  # px of a picture in the sheet
+UMAP_SMALLEST = 10  # pictures, of which UMAP's spectral start needs some
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:
@@ -38,17 +41,33 @@ def linear_cka(first: Tensor, second: Tensor) -> float:
     return float(between / within) if within > 0 else 0.0
 
 
-def layout(features: Tensor, seed: int = 0) -> np.ndarray[Any, Any]:
-    """t-SNE coordinates [N, 2] of unit features, from their 50 first principal components."""
+def layout(features: Tensor, seed: int = 0) -> tuple[np.ndarray[Any, Any], str]:
+    """Coordinates [N, 2] of unit features, from their 50 first principal components, and the method's name.
+
+    UMAP where umap-learn is installed, else t-SNE.
+    """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     values = normalize(features.float(), dim=1).numpy()
     parts = min(50, *values.shape)
     reduced = PCA(parts, random_state=seed).fit_transform(values)
+    found: np.ndarray[Any, Any]
+    umap = _umap() if len(values) > UMAP_SMALLEST else None
+    if umap is not None:
+        found = umap.UMAP(n_neighbors=min(15, len(values) - 1), random_state=seed, n_jobs=1).fit_transform(reduced)
+        return found, "UMAP"
     perplexity = min(30.0, max(2.0, (len(values) - 1) / 3))
-    found: np.ndarray[Any, Any] = TSNE(2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(reduced)
-    return found
+    found = TSNE(2, perplexity=perplexity, random_state=seed, init="pca").fit_transform(reduced)
+    return found, "t-SNE"
+
+
+def _umap() -> Any:
+    """The module umap of umap-learn, None without it."""
+    try:
+        return importlib.import_module("umap") if metadata.version("umap-learn") else None
+    except (ImportError, metadata.PackageNotFoundError):  # another package has a module of that name too
+        return None
 
 
 def sampled(count: int, seed: int = 0) -> Tensor:

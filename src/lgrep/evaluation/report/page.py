@@ -17,6 +17,7 @@ from lgrep.evaluation.report import tables
 from lgrep.evaluation.report.collect import Collected, collect, read_records
 from lgrep.evaluation.report.details import Predicted, predicted
 from lgrep.evaluation.report.geometry import layout, linear_cka, map_picture, matrix_picture, neighbour_sheet, sampled
+from lgrep.evaluation.report.summaries import cost_blocks, suite_blocks
 from lgrep.evaluation.subjects import load_models
 from lgrep.evaluation.tasks import Resources, make_task
 from lgrep.html_page import document, png, rows_of, text, write_document
@@ -48,6 +49,7 @@ def write_report(
     page.parent.mkdir(parents=True, exist_ok=True)
     blocks = ["<h1>Evaluation</h1>", tables.html(found, page)]
     blocks += [f"<p>{text(line)}</p>" for line in found.notes]
+    blocks += [*suite_blocks(found.records), *cost_blocks(found)]
     blocks += [block for entry in predicted(found.records) for block in _predictions(entry)]
     if features:
         blocks += list(_features(found, seed))
@@ -89,8 +91,8 @@ def _features(found: Collected, seed: int) -> Iterator[str]:
                 continue
             yield f"<h3>{text(run)}</h3>"
             if part.labels.ndim == 1:
-                points = layout(known[run][rows], seed)
-                yield png(map_picture(points, part.labels[rows], f"t-SNE of {len(rows):,} test pictures"), "map")
+                points, method = layout(known[run][rows], seed)
+                yield png(map_picture(points, part.labels[rows], f"{method} of {len(rows):,} test pictures"), "map")
             yield png(neighbour_sheet(part, known[run], seed=seed), "nearest neighbours")
         if len(known) > 1:
             matrix = np.array([[linear_cka(a[rows], b[rows]) for b in known.values()] for a in known.values()])
