@@ -32,6 +32,8 @@ def _line(problem: Any, path: str, model: type[BaseModel], got: Mapping[str, Any
         return f"{key}: {parent} has no setting '{name}'; {did_you_mean(name, allowed)}{hint}"
     if problem["type"] == "missing":
         return f"{key}: a value is needed. Type {key}=..."
+    if not place:  # of the whole, not of one setting
+        return f"{path + ': ' if path else ''}{_sentence(problem['msg'])}"
     default = _default(model, place)
     hint = f". The default is {key}={override_text(default)}" if default is not None else ""
     return f"{key}: got {problem['input']!r}; {_sentence(problem['msg'])}{hint}"
@@ -50,8 +52,6 @@ def _sentence(message: str) -> str:
 
 def _allowed(model: type[BaseModel], place: list[str]) -> tuple[str, list[str]]:
     """Name and settings of the model that holds the last element of `place`."""
-    if not place:  # of the whole, not of one setting
-        return None
     current: Any = model
     for part in place[:-1]:
         entry = current.model_fields.get(part) if _is_model(current) else None
