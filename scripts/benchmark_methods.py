@@ -36,7 +36,7 @@ MAIN = ("simclr", "lg_simclr", "stablerep", "byol", "clip", "dino")
 # What photographs, long runs and large batches are made for does not suit 200 steps on drawings.
 SETTINGS = {
     "dino": ("optimizer.base_lr=5e-4",),
-    "simsiam": ("optimizer.base_lr=5e-4", "method.predictor_dims=[64,128]"),
+    "simsiam": ("optimizer.base_lr=5e-4",),
     "swav": ("optimizer.base_lr=5e-4", "method.freeze_steps=20", "method.prototypes=128"),
 }
 METRICS = ("knn", "linear", "R@1")
