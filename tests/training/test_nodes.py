@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,3 +148,15 @@ def test_processes_that_found_different_states_do_not_begin(tmp_path: Path, run_
     (only_run(tmp_path / "runs") / "summary.json").unlink()
     for answer in run_processes(resumed_apart, 2, arguments, [3, 2]):
         assert answer.startswith("CheckpointError: processes found different states of this run (after step 2 and")
+
+
+def test_a_closed_connection_is_a_lost_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of its messages the network chooses, the first process to see it says the same."""
+    from lgrep.data.failures import named_failures
+    from lgrep.training import lost
+
+    monkeypatch.setattr(lost, "world", lambda: (0, 2))
+    folder: Any = SimpleNamespace(path=tmp_path, checkpoints=tmp_path)
+    for end, kind in (("closed", lost.ProcessLost), ("reset", SystemExit)):  # the second one finds the first's claim
+        with pytest.raises(kind), lost.lost_processes(folder, 20), named_failures(None):
+            raise RuntimeError(f"[pair.cc:547] Connection {end} by peer [127.0.0.1]:4242")

@@ -50,7 +50,7 @@ class InHand:
 
 @contextmanager
 def named_failures(data: Any, less_memory: str = LESS_MEMORY) -> Iterator[None]:
-    """Turn what torch says about loading processes, and other training processes, into one short message.
+    """Turn what torch says about loading processes into one short message.
 
     Args:
         data: the data module; its `dataset` (if loading has begun) knows the pictures in hand.
@@ -58,8 +58,7 @@ def named_failures(data: Any, less_memory: str = LESS_MEMORY) -> Iterator[None]:
 
     Raises:
         DataError: a loading process died.
-        LgrepError: raised in a loading process, without that process's traceback in the message; or another
-            training process ended.
+        LgrepError: raised in a loading process, without that process's traceback in the message.
     """
     try:
         yield
@@ -69,8 +68,6 @@ def named_failures(data: Any, less_memory: str = LESS_MEMORY) -> Iterator[None]:
         died = re.match(
             r"DataLoader worker \(pid(?:\(s\))? (\d+).*?\) (is killed by signal: .*|exited unexpectedly)", str(error)
         )
-        if died is None and "Connection closed by peer" in str(error):
-            raise LgrepError("another process of this run ended, or the network failed; see its own message") from error
         if died is None:
             raise
         raise DataError(

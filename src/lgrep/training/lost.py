@@ -15,7 +15,7 @@ from lgrep.losses.gather import world
 from lgrep.training.folder import RunFolder
 
 # How gloo and the store, whose errors have no class of their own, name themselves.
-_BACKEND = re.compile(r"(?i)gloo|nccl|tcpstore|process ?group")
+_BACKEND = re.compile(r"(?i)gloo|nccl|tcpstore|process ?group|connection (closed|reset) by peer")
 _CLAIM = "failed"
 
 
