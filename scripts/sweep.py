@@ -10,14 +10,13 @@ such processes. A trial that fails ends nothing; a summary comes at the end.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lgrep.cli import _with_demo
+from lgrep.cli import with_demo
 from lgrep.errors import ConfigError, LgrepError
 
 ENTRY = Path(__file__).resolve().parents[1] / "train.py"
@@ -68,7 +67,7 @@ def _search(options: argparse.Namespace, typed: Sequence[str], entry: Path) -> i
         raise ConfigError(f"--trials {options.trials}: at least one")
     own, rest = split_launcher(options.overrides)
     launcher = choose_launcher(own)
-    fixed, space = split_space(_with_demo(rest, "stablerep_emoji"))
+    fixed, space = split_space(with_demo(rest, "stablerep_emoji"))
     direction: Literal["maximize", "minimize"]
     direction = options.direction or ("minimize" if "loss" in options.metric else "maximize")
     goal = Goal(
@@ -91,6 +90,7 @@ def _search(options: argparse.Namespace, typed: Sequence[str], entry: Path) -> i
 def _workers(study: Any, launcher: Any, typed: Sequence[str]) -> int:
     """Start the program several times, where the launcher says, and wait for all."""
     from lgrep.sweeps.launchers import Stop, Task, split_launcher
+    from lgrep.sweeps.outcome import read_outcome
 
     count = getattr(launcher, "jobs", None)
     if count is None:
@@ -108,8 +108,10 @@ def _workers(study: Any, launcher: Any, typed: Sequence[str]) -> int:
         for task, code in launcher.launch(tasks, study.folder, stop):
             if code:
                 failed += 1
-                told = json.loads(task.told.read_text(encoding="utf-8")) if task.told.is_file() else {}
-                print(f"{task.text}: {told.get('error') or f'exit code {code}; see {task.log}'}", file=sys.stderr)
+                print(
+                    f"{task.text}: {read_outcome(task.told).get('error') or f'exit code {code}; see {task.log}'}",
+                    file=sys.stderr,
+                )
     del os.environ["LGREP_STUDY_WORKER"]
     return 128 + stop.received if stop.received is not None else int(failed == len(tasks))
 

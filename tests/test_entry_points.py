@@ -19,7 +19,7 @@ from layouts import stablerep_layout
 from made import picture_folder
 from programs import run_program
 
-from lgrep.cli import _with_demo, run
+from lgrep.cli import run, with_demo
 from lgrep.config.compose import compose_config, parse
 from lgrep.config.prepare import PrepareConfig, check_task, spelled_out
 from lgrep.config.schema import EvaluateConfig, GenerateConfig
@@ -129,9 +129,9 @@ def test_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture
 
 
 def test_without_a_choice_the_demo_runs() -> None:
-    assert _with_demo(["seed=1"], "stablerep_emoji") == ["+experiment=stablerep_emoji", "seed=1"]
-    assert _with_demo(["method=simclr"], "stablerep_emoji") == ["method=simclr"]
-    assert _with_demo(["+experiment=simclr_emoji"], "stablerep_emoji") == ["+experiment=simclr_emoji"]
+    assert with_demo(["seed=1"], "stablerep_emoji") == ["+experiment=stablerep_emoji", "seed=1"]
+    assert with_demo(["method=simclr"], "stablerep_emoji") == ["method=simclr"]
+    assert with_demo(["+experiment=simclr_emoji"], "stablerep_emoji") == ["+experiment=simclr_emoji"]
 
 
 def test_the_readme_has_commands() -> None:
@@ -191,10 +191,10 @@ def test_every_command_of_the_docs_is_accepted(command: str, tmp_path: Path, mon
         arguments.remove("-m")
         own, rest = split_launcher(arguments)
         choose_launcher(own)
-        for job in expand("train", _with_demo(rest, "stablerep_emoji")):
+        for job in expand("train", with_demo(rest, "stablerep_emoji")):
             resolve(*compose_config("train", job.overrides))
     elif entry == "train.py":
-        resolved = resolve(*compose_config("train", _with_demo(arguments, "stablerep_emoji")))
+        resolved = resolve(*compose_config("train", with_demo(arguments, "stablerep_emoji")))
         assert len(resolved.source.training()) > 0
     elif entry == "evaluate.py":
         assert parse(EvaluateConfig, compose_config("evaluate", arguments)[0]).model

@@ -62,8 +62,8 @@ def run(
         if not {"-m", "--multirun"} & set(arguments) and any(re.match(r"\+*launcher[.=]", a) for a in arguments):
             raise ConfigError("launcher=... starts the jobs of a sweep, of one job at least. Add -m")
         if {"-m", "--multirun"} & set(arguments):
-            return _sweep(config_name, _with_demo([a for a in arguments if a not in FLAGS], demo), check)
-        values, choices = compose_config(config_name, _with_demo(arguments, demo))
+            return _sweep(config_name, with_demo([a for a in arguments if a not in FLAGS], demo), check)
+        values, choices = compose_config(config_name, with_demo(arguments, demo))
         with alone():
             tell_outcome(job(values, choices))
     except BaseException as error:  # every way to end has its message and its exit code
@@ -120,7 +120,8 @@ def _rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _with_demo(arguments: list[str], demo: str | None) -> list[str]:
+def with_demo(arguments: list[str], demo: str | None) -> list[str]:
+    """The arguments, with the demo's experiment where none and no method is chosen."""
     chosen = {argument.split("=")[0].lstrip("+") for argument in arguments}
     if demo is None or chosen & {"experiment", "method"}:
         return arguments

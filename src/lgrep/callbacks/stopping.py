@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -15,12 +14,10 @@ from torch import distributed
 
 from lgrep.errors import CheckpointError
 from lgrep.losses.gather import world
-
-# SIGUSR1 is what `sbatch --signal=USR1@SECONDS` sends before a job's time is over; Windows has none.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+from lgrep.signals import CaughtSignals
 
 
-class StopRequest:
+class StopRequest(CaughtSignals):
     """Turns SIGINT, SIGTERM and SIGUSR1 into a request that all processes obey between the same two steps.
 
     A context manager around `Trainer.fit`. The first signal asks for a stop; a second one acts at once, as if
@@ -33,22 +30,10 @@ class StopRequest:
     """
 
     def __init__(self, timeout_s: float = 1800) -> None:
+        super().__init__()
         self.timeout = timedelta(seconds=timeout_s)
-        self.received: int | None = None
         self._group: Any = None
         self._flying: tuple[Any, torch.Tensor] | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
 
     def own_signals(self, trainer: pl.Trainer) -> None:
         """Keep Lightning's SIGTERM handling out: it ends ranks at different steps and waits for the device in each."""

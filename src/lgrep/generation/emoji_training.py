@@ -149,7 +149,8 @@ class Trainer:
         self, noisy: Tensor, moment: Tensor, chosen: Tensor, augmentation: Tensor, generator: Any
     ) -> tuple[Tensor, Tensor]:
         settings = self.settings
-        words = self.words.of(self.drawings.caption[chosen].to(self.device))
+        caption = self.drawings.caption[chosen].to(self.device)
+        words = self.words.of(caption)
         chances = torch.rand(len(chosen), 2 + words.rows.shape[1], generator=generator).to(self.device)
         kept = (chances[:, :1] >= settings.no_caption) & (chances[:, 2:] >= settings.no_word)
         words = Words(words.rows * kept, words.parts * kept[..., None])
@@ -165,7 +166,7 @@ class Trainer:
             encoder_attention_mask=told.mask,
             return_dict=False,
         )[0]
-        away = (told.layout - self.means[self.drawings.caption[chosen].to(self.device)]).square().mean((1, 2, 3))
+        away = (told.layout - self.means[caption]).square().mean((1, 2, 3))
         return found.float(), (away * kept.any(1)).mean()
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -13,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lgrep.errors import LgrepError
-from lgrep.sweeps.outcome import OUTCOME
+from lgrep.sweeps.launchers import Stop
+from lgrep.sweeps.outcome import OUTCOME, read_outcome
 
 
 class Stopped(BaseException):
@@ -47,7 +47,7 @@ class Programs:
 
         Raises:
             LgrepError: it failed; the message is its own.
-            Stopped: SIGINT or SIGTERM came, and was passed on.
+            Stopped: a signal came, and was passed on.
         """
         typed = " ".join([program, *overrides])
         told = self.folder / f"{program}-{hashlib.sha256(typed.encode()).hexdigest()[:12]}.json"
@@ -56,29 +56,13 @@ class Programs:
         command = [sys.executable, str(self.root / f"{program}.py"), *overrides]
         # a group of its own: a Ctrl-C reaches it once, through this process
         process = subprocess.Popen(command, env={**os.environ, OUTCOME: str(told)}, process_group=0)
-        code = _wait(process)
-        facts = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+        with Stop() as stop:
+            stop.wait(process)
+        if stop.received is not None:
+            raise Stopped(stop.received)
+        code, facts = process.returncode, read_outcome(told)
         summary = facts.get("result") or {}
         if code == 0 and summary.get("finished"):
             return dict(summary)
         reason = facts.get("error") or (f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
         raise LgrepError(f"{program}.py {' '.join(overrides)}: {reason}")
-
-
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Exit code of a process; SIGINT and SIGTERM go on to it."""
-    received: list[int] = []
-
-    def forward(number: int, frame: Any) -> None:
-        received.append(number)
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if received:
-        raise Stopped(received[0])
-    return code

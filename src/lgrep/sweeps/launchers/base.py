@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import threading
 from abc import ABC, abstractmethod
@@ -12,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+from lgrep.signals import CaughtSignals
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class Launcher(ABC):
         """
 
 
-class Stop:
+class Stop(CaughtSignals):
     """Takes SIGINT, SIGTERM and SIGUSR1 for the processes of a sweep: a context manager for the main thread.
 
     A signal ends the start of further jobs and is passed on to the running ones, which save their state. Inside of a
@@ -87,21 +86,10 @@ class Stop:
     """
 
     def __init__(self, passes_on: bool = True) -> None:
-        self.received: int | None = None
+        super().__init__()
         self._passes_on = passes_on
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._before: dict[int, Any] = {}
         self._asked = threading.Event()
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def wait(self, process: subprocess.Popen[bytes], timeout: float | None = None) -> int | None:
         """The exit code of a process, which gets the signals until it ends; None: it did not within `timeout` seconds."""
