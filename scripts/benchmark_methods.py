@@ -1,7 +1,7 @@
 """Every method on the embedded emoji set, one line each: `python scripts/benchmark_methods.py`.
 
 Trains each row for a few steps with the same settings, then measures kNN and linear accuracy on the test fold beside
-random weights of the same network and raw pixels. A run that is there already is not repeated, so the command can be
+random weights of the same network (as many as seeds) and raw pixels. A run that is there already is not repeated, so the command can be
 typed again after a stop. Heads and text towers are smaller than published, to fit a CPU; `--full-heads` keeps them.
 """
 
@@ -126,45 +126,59 @@ def train_all(options: argparse.Namespace, chosen: Sequence[Row]) -> dict[str, l
 
 
 def measure(
-    summaries: dict[str, list[dict[str, Any]]], chosen: Sequence[Row], out: Path
-) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
-    """Metrics of every model, and the name of the random network beside each row."""
+    summaries: dict[str, list[dict[str, Any]]], chosen: Sequence[Row], out: Path, seeds: int
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, str]]:
+    """Metrics by run folder or reference, the random networks' once per seed; the random network beside each row."""
     from lgrep.evaluation.run import evaluate
 
-    values: dict[str, dict[str, float]] = {}
+    values: dict[str, list[dict[str, float]]] = {}
     beside: dict[str, str] = {}
     for patched in (False, True):
         names = [row.name for row in chosen if (row.method in PATCHED) == patched and row.name in summaries]
         models = [summary["run_dir"] for name in names for summary in summaries[name]]
         if not models:
             continue
-        records = evaluate(models, ["emoji"], out=out / "records", console=Console(file=io.StringIO()))
-        random = next(r["model"]["name"] for r in records if r["model"]["name"].startswith("random/"))
+        for seed in range(seeds):
+            records = evaluate(models[: None if seed == 0 else 1], ["emoji"], out=out / f"records/seed{seed}", seed=seed,
+                               console=Console(file=io.StringIO()))  # fmt: skip
+            found: dict[str, dict[str, float]] = {}
+            for record in records:
+                found.setdefault(record["model"]["name"], {}).update(record["values"])
+            for name, measured in found.items():
+                if seed == 0 or name.startswith("random/"):
+                    values.setdefault(name, []).append(measured)
+        random = next(name for name in found if name.startswith("random/"))
         beside |= dict.fromkeys(names, random)
-        for record in records:
-            values.setdefault(record["model"]["name"], {}).update(record["values"])
     return values, beside
 
 
 def table(
-    summaries: dict[str, list[dict[str, Any]]], values: dict[str, dict[str, float]], beside: dict[str, str]
+    summaries: dict[str, list[dict[str, Any]]], values: dict[str, list[dict[str, float]]], beside: dict[str, str]
 ) -> list[dict[str, Any]]:
     """One dict per line of results.csv, references last."""
     lines = []
     for name, runs in summaries.items():
-        line: dict[str, Any] = {"method": name, "seeds": len(runs)}
-        for metric in METRICS:
-            found = [values[run["run_dir"]][metric] for run in runs]
-            line[metric] = round(statistics.mean(found), 4)
-            line[f"{metric}_sd"] = round(statistics.stdev(found), 4) if len(found) > 1 else ""
-        line["above_random_knn"] = round(line["knn"] - values[beside[name]]["knn"], 4)
+        line = {"method": name} | summarised([values[run["run_dir"]][0] for run in runs])
+        random = statistics.mean(entry["knn"] for entry in values[beside[name]])
+        line["above_random_knn"] = round(line["knn"] - random, 4)
         line["loss"] = round(statistics.mean(run["metrics"]["train/loss"] for run in runs), 4)
         line["pictures_per_step"] = runs[0]["budget"]["pictures"] // runs[0]["budget"]["steps"]
         line["steps"] = runs[0]["budget"]["steps"]
         lines.append(line)
-    for reference in [*dict.fromkeys(beside.values()), "pixels"]:
-        lines.append({"method": reference, **{metric: round(values[reference][metric], 4) for metric in METRICS}})
-    return lines
+    return [
+        *lines,
+        *({"method": name} | summarised(values[name]) for name in [*dict.fromkeys(beside.values()), "pixels"]),
+    ]
+
+
+def summarised(found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Number of seeds, and mean and standard deviation of each metric over them."""
+    line: dict[str, Any] = {"seeds": len(found)}
+    for metric in METRICS:
+        several = [entry[metric] for entry in found]
+        line[metric] = round(statistics.mean(several), 4)
+        line[f"{metric}_sd"] = round(statistics.stdev(several), 4) if len(several) > 1 else ""
+    return line
 
 
 def main() -> None:
@@ -184,7 +198,7 @@ def main() -> None:
         parser.error(f"no method {', '.join(unknown)}; known: {', '.join(known)}")
     chosen = [known[name] for name in options.methods or known]
     summaries = train_all(options, chosen)
-    lines = table(summaries, *measure(summaries, chosen, options.out))
+    lines = table(summaries, *measure(summaries, chosen, options.out, options.seeds))
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "results.csv").open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, list(lines[0]), lineterminator="\n")

@@ -217,8 +217,10 @@ def test_the_program_searches_real_trainings(tmp_path: Path) -> None:
     ]
     script = Path(TESTS).parent / "scripts" / "sweep.py"
     given = [*tiny, "duration.steps=3", "callbacks.linear=null", "optimizer.base_lr=log(1e-3,1e-1)"]
-    done = run_program([sys.executable, str(script), *given, "--trials", "2"])
+    two = ["launcher=joblib", "launcher.jobs=2"]
+    done = run_program([sys.executable, str(script), *given, *two, "--trials", "2"])
     assert done.returncode == 0, done.stderr
+    assert "2 jobs at once" in done.stdout
     (folder,) = (tmp_path / "runs" / "sweeps").iterdir()
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     assert [row["status"] for row in rows] == ["complete", "complete"]

@@ -18,6 +18,7 @@ from lgrep.sweeps.launchers.local import start_here
 from lgrep.sweeps.run import Checked, Outcome, group_runs, judge
 from lgrep.sweeps.study import Study
 
+_NOTHING = "nor any other. It measured nothing: type trainer.log_every_n_steps=1, callbacks=default or a longer duration"
 LOOK_S = 1.0  # seconds between two looks at the metrics of a trial that may be pruned
 
 
@@ -112,8 +113,8 @@ def _finished(study: Study, trial: Any, summary: dict[str, Any]) -> None:
     metrics = summary.get("metrics") or {}
     value = metrics.get(study.goal.metric)
     if value is None:
-        names = ", ".join(sorted(metrics)) or "nothing"
-        _failed(study, trial, f"the run has no metric {study.goal.metric}, only {names}. Type --metric NAME", metrics)
+        only = f"only {', '.join(sorted(metrics))}. Type --metric NAME" if metrics else _NOTHING
+        _failed(study, trial, f"the run has no metric {study.goal.metric}, {only}", metrics)
     elif not math.isfinite(value):
         _failed(study, trial, f"{study.goal.metric} is {value}", metrics)
     else:

@@ -87,7 +87,8 @@ class Joblib(Launcher):
                 return task, None, False
             slot = free.get()
             try:
-                print(f"[{places[task.number]}/{len(tasks)}] {task.text} -> {task.log.name}", flush=True)
+                # One write, since other threads print too.
+                print(f"[{places[task.number]}/{len(tasks)}] {task.text} -> {task.log.name}\n", end="", flush=True)
                 with task.log.open("ab") as log:
                     return task, run_here(task, stop, slot, log), True
             finally:
