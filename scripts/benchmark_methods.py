@@ -186,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--anchors", type=int, default=48, help="per step; groups of siblings make as many pictures")
+    parser.add_argument("--anchors", type=int, default=64, help="per step; groups of siblings make as many pictures")
     parser.add_argument("--seeds", type=int, default=3, help="of the main methods; the others have one")
     parser.add_argument("--full-heads", action="store_true", help="heads and text towers as published")
     parser.add_argument("--runs", type=Path, default=Path("runs/methods"))

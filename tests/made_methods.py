@@ -12,8 +12,9 @@ from lgrep.backbones.norm import convert_batchnorm
 from lgrep.config.locate import config_folder
 from lgrep.config.spec import build, import_target, validate_spec
 from lgrep.data.batch import Batch
-from lgrep.methods.base import Method, Optimisation
+from lgrep.methods.base import Method
 from lgrep.methods.language import LanguageObjective, Modalities
+from lgrep.optim import Optimisation
 
 CLASSES, CONTEXT, VOCABULARY = 4, 5, 50
 TOWER = {"name": "clip", "options": {"width": 16, "heads": 2, "layers": 1}}

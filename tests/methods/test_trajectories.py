@@ -21,7 +21,8 @@ from made_methods import CASES, IDS, make_batch, make_method
 from torch.utils.data import DataLoader, IterableDataset
 
 from lgrep.data.batch import Batch
-from lgrep.methods.base import Method, Optimisation
+from lgrep.methods.base import Method
+from lgrep.optim import Optimisation
 
 RECORD = Path(__file__).parents[1] / "goldens" / "trajectories.json"
 STEPS, INTERRUPTED_AFTER = 20, 11

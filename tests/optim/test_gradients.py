@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lgrep.data.batch import Batch
-from lgrep.methods.base import Optimisation
-from lgrep.optim import build_optimizer, clip_gradients, cosine, gradient_norm, parameter_groups
+from lgrep.optim import Optimisation, build_optimizer, clip_gradients, cosine, gradient_norm, parameter_groups
 
 
 @pytest.mark.parametrize("largest", [0.1, 5.0, 1e6])

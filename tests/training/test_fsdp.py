@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from lgrep.data.batch import Batch
 from lgrep.errors import ConfigError
-from lgrep.methods.base import Optimisation
+from lgrep.optim import Optimisation
 from lgrep.training.sharded import ShardedStrategy
 from training.ranks import launched, quick, train_on
 from training.runs import assert_equal, only_run, overrides, run, state

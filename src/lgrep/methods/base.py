@@ -19,37 +19,7 @@ from lgrep.methods.language.base import LanguageObjective
 from lgrep.methods.modules.chunks import encode_in_chunks
 from lgrep.methods.modules.sharding import apart, gather_backbones, shard
 from lgrep.methods.modules.steps import Means, mean_over_processes, step_seed
-from lgrep.optim import build_optimizer, clip_gradients, cosine, parameter_groups, warmup_cosine_scheduler
-
-
-@dataclass(frozen=True)
-class Optimisation:
-    """How parameters are updated; the arguments of `lgrep.optim`'s functions.
-
-    Attributes:
-        name: of the optimiser.
-        options: its own settings (betas, momentum, ...).
-        peak_lr: resolved learning rate at the end of the warm-up.
-        weight_decay: of the decayed group.
-        decay_exclude: rule for the other group.
-        warmup_steps: optimiser steps of the warm-up, possibly a fraction.
-        total_steps: optimiser steps of the run.
-        start_lr, final_lr: learning rates of the first step and at the end.
-        warmup_inclusive: lgssl's reading of the warm-up.
-        final_weight_decay: of the decayed group at the end, reached by half a cosine; None: it stays.
-    """
-
-    name: str
-    options: dict[str, Any]
-    peak_lr: float
-    weight_decay: float
-    decay_exclude: str
-    warmup_steps: float
-    total_steps: int
-    start_lr: float = 0.0
-    final_lr: float = 0.0
-    warmup_inclusive: bool = False
-    final_weight_decay: float | None = None
+from lgrep.optim import Optimisation, clip_gradients, parameter_groups
 
 
 @dataclass
@@ -134,12 +104,8 @@ class Method(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         for parameter in self.resting():
             parameter.grad = None
-        plan = self.optimisation
-        if plan is not None and plan.final_weight_decay is not None:
-            decay = cosine(self.steps_done, plan.total_steps, plan.weight_decay, plan.final_weight_decay)
-            for group in optimizer.param_groups:
-                if group["name"] == "decay":
-                    group["weight_decay"] = decay
+        if self.optimisation is not None:
+            self.optimisation.set_weight_decay(optimizer, self.steps_done)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -237,11 +203,7 @@ class Method(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         assert self.optimisation is not None, "build methods with lgrep.training, or set `optimisation`"
         plan = self.optimisation
-        groups = apart(parameter_groups(self, plan.weight_decay, plan.decay_exclude))
-        optimizer = build_optimizer(plan.name, groups, plan.peak_lr, **plan.options)
-        schedule = warmup_cosine_scheduler(
-            optimizer, plan.warmup_steps, plan.total_steps, plan.final_lr, plan.start_lr, plan.warmup_inclusive
-        )
+        optimizer, schedule = plan.build(apart(parameter_groups(self, plan.weight_decay, plan.decay_exclude)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -3,10 +3,12 @@
 from lgrep.optim.build import build_optimizer
 from lgrep.optim.gradients import clip_gradients, gradient_norm
 from lgrep.optim.groups import parameter_groups
+from lgrep.optim.plan import Optimisation
 from lgrep.optim.scaling import scaled_lr
 from lgrep.optim.schedules import cosine, warmup_cosine, warmup_cosine_scheduler
 
 __all__ = [
+    "Optimisation",
     "build_optimizer",
     "clip_gradients",
     "cosine",

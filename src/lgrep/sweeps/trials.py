@@ -18,7 +18,9 @@ from lgrep.sweeps.launchers.local import start_here
 from lgrep.sweeps.run import Checked, Outcome, group_runs, judge
 from lgrep.sweeps.study import Study
 
-_NOTHING = "nor any other. It measured nothing: type trainer.log_every_n_steps=1, callbacks=default or a longer duration"
+_NOTHING = (
+    "nor any other. It measured nothing: type trainer.log_every_n_steps=1, callbacks=default or a longer duration"
+)
 LOOK_S = 1.0  # seconds between two looks at the metrics of a trial that may be pruned
 
 

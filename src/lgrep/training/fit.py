@@ -24,9 +24,9 @@ from lgrep.data.samplers import check_batch_size
 from lgrep.data.table import stored_features
 from lgrep.errors import DataError
 from lgrep.loggers import MetricsFile, Tracker
-from lgrep.methods.base import Method, Optimisation
+from lgrep.methods.base import Method
 from lgrep.methods.language import LanguageObjective, Modalities
-from lgrep.optim import scaled_lr
+from lgrep.optim import Optimisation, scaled_lr
 from lgrep.records import git_commit, hardware, versions, weights_hash
 from lgrep.training.acceleration import apply_trades
 from lgrep.training.augmentation import augments_in_workers
