@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lgrep.checkpoints.encoder import EvaluationTransform
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.evaluation.contract import Part, Subject, Task
 
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from lgrep.backbones.registry import build_backbone
 from lgrep.checkpoints import encoder as module
-from lgrep.checkpoints.encoder import EvaluationTransform, load_encoder
+from lgrep.checkpoints.encoder import load_encoder
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.errors import CheckpointError, ConfigError
 
 NAME = "timm/test_resnet"

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lgrep.checkpoints.encoder import EvaluationTransform
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.errors import DataError
 from lgrep.evaluation.features import extract_features, feature_batches
 from lgrep.records import weights_hash

@@ -14,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from lgrep.checkpoints.encoder import EvaluationTransform
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.errors import ConfigError
 from lgrep.evaluation.average_precision import mean_average_precision
 from lgrep.evaluation.cache import FeatureCache

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lgrep.checkpoints.encoder import EvaluationTransform, Pixels
+from lgrep.checkpoints.encoder import Pixels
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.evaluation.cache import FeatureCache
 from lgrep.evaluation.contract import Part, Subject, Task
 from lgrep.evaluation.evaluators.robustness import Robustness, shared_classes

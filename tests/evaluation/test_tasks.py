@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lgrep.backbones.registry import build_backbone
-from lgrep.checkpoints.encoder import EvaluationTransform, Pixels
+from lgrep.checkpoints.encoder import Pixels
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.evaluation.cache import FeatureCache
 from lgrep.evaluation.contract import Subject
 from lgrep.evaluation.tasks import Resources, describe_network, describe_transform, fingerprint, make_task

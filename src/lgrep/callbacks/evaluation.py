@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from pydantic import NonNegativeInt, PositiveInt
 
 from lgrep.callbacks.periodic import PeriodicCallback, report, say
-from lgrep.checkpoints.encoder import EvaluationTransform
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.errors import ConfigError, LgrepError
 from lgrep.evaluation.contract import EvaluationSet, Evaluator, Score, Subject, Task
 from lgrep.evaluation.datasets.catalogue import build_set, expand

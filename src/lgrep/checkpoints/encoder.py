@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from lgrep.backbones.registry import LIBRARIES, build_backbone
 from lgrep.checkpoints.published import Published, read_plain, read_published
-from lgrep.data.pictures import to_rgb
+from lgrep.checkpoints.transform import FILTERS, EvaluationTransform, library_transform
+from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from lgrep.errors import CheckpointError, ConfigError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PIXELS_SIZE = 24
 PREFIX = "backbone."
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"  # of an exported folder
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 # options with which a library would open a file or a download that the checkpoint names
 _UNSAFE_OPTIONS = frozenset(
     [
@@ -45,36 +36,6 @@ _UNSAFE_OPTIONS = frozenset(
         "features_only",
     ]
 )
-
-
-@dataclass(frozen=True)
-class EvaluationTransform:
-    """PIL picture -> float32 Tensor [3, size, size]; picklable.
-
-    Any mode is taken (transparency on white, EXIF orientation applied), the shorter side is resized to
-    `size` with Pillow's filter (which antialiases), the centre is cropped and channels are normalised.
-
-    Attributes:
-        size: side in pixels.
-        mean, std: per channel, of values in [0, 1].
-        interpolation: "bilinear", "bicubic", "lanczos" or "nearest".
-    """
-
-    size: int
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bilinear"
-
-    def __call__(self, picture: Image.Image) -> Tensor:
-        rgb = to_rgb(ImageOps.exif_transpose(picture))
-        scale = self.size / min(rgb.size)
-        width, height = (max(self.size, round(side * scale)) for side in rgb.size)
-        if (width, height) != rgb.size:
-            rgb = rgb.resize((width, height), _FILTERS[self.interpolation])
-        left, top = (width - self.size) // 2, (height - self.size) // 2
-        rgb = rgb.crop((left, top, left + self.size, top + self.size))
-        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float().div_(255)
-        return (pixels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
 
 
 class Pixels(nn.Module):
@@ -127,12 +88,12 @@ def load_encoder(
         encoder, transform = Pixels(size), EvaluationTransform(size)
     elif name == "random" or name.startswith("random/"):
         encoder = random_encoder(name.partition("/")[2], image_size, seed)
-        transform = _library_transform(encoder, image_size)
+        transform = library_transform(encoder, image_size)
     elif is_checkpoint(name):
         encoder, transform = _from_checkpoint(Path(name), image_size)
     else:
         encoder = _public(name, image_size)
-        transform = _library_transform(encoder, image_size)
+        transform = library_transform(encoder, image_size)
     return encoder.eval().to(device), transform
 
 
@@ -261,8 +222,8 @@ def _rebuilt(
         raise CheckpointError(f"the backbone of {file} cannot be rebuilt: {error}") from error
     load_strictly(encoder, states, file)
     interpolation = str(image.get("interpolation", "bilinear"))
-    if interpolation not in _FILTERS:
-        raise CheckpointError(f"{file} asks for interpolation '{interpolation}'; known: {', '.join(_FILTERS)}")
+    if interpolation not in FILTERS:
+        raise CheckpointError(f"{file} asks for interpolation '{interpolation}'; known: {', '.join(FILTERS)}")
     return encoder, EvaluationTransform(size, tuple(image["mean"]), tuple(image["std"]), interpolation)
 
 
@@ -331,24 +292,6 @@ def _public(name: str, image_size: int | None) -> nn.Module:
         raise CheckpointError(
             f"the public weights of {name} cannot be had: {_line(error)}. Without a network type random/{name}"
         ) from error
-
-
-def _library_transform(encoder: nn.Module, image_size: int | None) -> EvaluationTransform:
-    """The library's picture settings (timm's `pretrained_cfg`, open_clip's), without its crop margin; else ImageNet's."""
-    settings: Mapping[str, Any] = getattr(encoder, "pretrained_cfg", None) or getattr(encoder, "preprocess_cfg", {})
-    mean, std = settings.get("mean") or IMAGENET_MEAN, settings.get("std") or IMAGENET_STD
-    interpolation = str(settings.get("interpolation", "bilinear"))
-    return EvaluationTransform(
-        image_size or _side(settings),
-        tuple(getattr(encoder, "image_mean", mean)),
-        tuple(getattr(encoder, "image_std", std)),
-        interpolation if interpolation in _FILTERS else "bilinear",
-    )
-
-
-def _side(settings: Mapping[str, Any]) -> int:
-    size = settings.get("size", settings.get("input_size", 224))
-    return int(size[-1] if isinstance(size, (list, tuple)) else size)
 
 
 def _line(error: Exception) -> str:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from lgrep.checkpoints.encoder import DESCRIPTION, WEIGHTS, EvaluationTransform
+from lgrep.checkpoints.encoder import DESCRIPTION, WEIGHTS
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.errors import CheckpointError
 from lgrep.records import weights_hash, write_text
 

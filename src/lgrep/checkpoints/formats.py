@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from lgrep.errors import CheckpointError, did_you_mean
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 CLASSIFIERS = (r"fc\.", r"head\.(weight|bias)$", r"head\.fc\.", r"classifier\.")
 
 

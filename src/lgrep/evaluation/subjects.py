@@ -10,12 +10,12 @@ from torch import nn
 
 from lgrep.checkpoints.encoder import (
     PIXELS_SIZE,
-    EvaluationTransform,
     is_checkpoint,
     load_encoder,
     project_checkpoint,
     random_encoder,
 )
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.cost import cost_at
 from lgrep.evaluation.contract import EvaluationSet, Subject
 from lgrep.evaluation.text_models import text_side

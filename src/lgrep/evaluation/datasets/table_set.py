@@ -13,12 +13,12 @@ from PIL import Image
 
 from lgrep.data.pictures import PictureError, decode
 from lgrep.data.table import Table
+from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from lgrep.errors import DataError
 from lgrep.evaluation.contract import Metric, Part
 from lgrep.evaluation.datasets.listed import PARTS
 from lgrep.evaluation.features import TablePictures
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SAMPLE = 512  # training pictures that channel statistics are taken from
 _SIDE = 64
 

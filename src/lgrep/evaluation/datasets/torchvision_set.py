@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lgrep.config.schema import Section
 from lgrep.data.notices import shown
+from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from lgrep.errors import ConfigError, DataError, did_you_mean
 from lgrep.evaluation.contract import Metric, Part
 from lgrep.evaluation.datasets.listed import readable
 from lgrep.evaluation.datasets.missing import MissingDataset, data_root
 from lgrep.evaluation.datasets.names import templates_of
 from lgrep.evaluation.datasets.splitting import PartName
-from lgrep.evaluation.datasets.table_set import IMAGENET_MEAN, IMAGENET_STD
 
 _LABELS = ("targets", "labels", "_labels", "y")
 _SAMPLES = ("samples", "_samples", "imgs")

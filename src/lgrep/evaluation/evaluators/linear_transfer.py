@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from lgrep.checkpoints.encoder import EvaluationTransform
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.evaluation.contract import Score, Task
 from lgrep.evaluation.evaluators.linear import LinearProbe
 from lgrep.evaluation.features import Transform, extract_features

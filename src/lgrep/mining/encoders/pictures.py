@@ -12,7 +12,8 @@ from PIL import Image
 from torch import nn
 
 from lgrep.backbones import build_backbone
-from lgrep.checkpoints.encoder import EvaluationTransform, load_encoder
+from lgrep.checkpoints.encoder import load_encoder
+from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.data.pictures import decode
 from lgrep.data.table import Table
 from lgrep.errors import ConfigError
