@@ -37,7 +37,7 @@ MAIN = ("simclr", "lg_simclr", "stablerep", "byol", "clip", "dino")
 SETTINGS = {
     "dino": ("optimizer.base_lr=5e-4",),
     "simsiam": ("optimizer.base_lr=5e-4",),
-    "swav": ("optimizer.base_lr=5e-4", "method.freeze_steps=20", "method.prototypes=128"),
+    "swav": ("optimizer.base_lr=2e-4", "method.freeze_steps=20", "method.prototypes=128"),
 }
 METRICS = ("knn", "linear", "R@1")
 

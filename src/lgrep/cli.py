@@ -23,6 +23,7 @@ Job = Callable[[dict[str, Any], dict[str, str]], Any]
 
 FLAGS = ("-h", "--help", "--experiments", "-m", "--multirun")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def run(
@@ -95,6 +96,8 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         place = f" while writing {error.filename}" if error.filename else ""
         return f"{error.strerror}{place}. Make room and type the same command to go on from the last checkpoint", 1
+    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
+        return f"{error.filename}: {error.strerror}. Type another place, or debug=true to see what wanted it", 1
     if isinstance(error, SystemExit):
         raise error
     return None, 1

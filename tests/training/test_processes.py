@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lgrep.errors import ConfigError
 from training.runs import only_run, overrides, run, script, start, state
 
 # A bias before BatchNorm has gradient zero up to rounding, which Adam's default eps of 1e-8 would blow up.
@@ -38,3 +39,9 @@ def test_two_processes_equal_one(tmp_path: Path, method: str) -> None:
     for first, second in zip(one["optimizer_states"], two["optimizer_states"], strict=True):
         for key, moments in first["state"].items():
             torch.testing.assert_close(second["state"][key]["exp_avg"], moments["exp_avg"], rtol=1e-7, atol=1e-12)
+
+
+def test_more_processes_than_anchors_is_said_before_they_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("processes were started"))
+    with pytest.raises(ConfigError, match=r"at least their number, 6\. Type loader\.batch_size=6 or more"):
+        run(overrides(tmp_path / "data", tmp_path / "runs", "trainer.devices=6"))

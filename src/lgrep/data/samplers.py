@@ -27,6 +27,19 @@ def check_batch_size(batch_size: int, anchors: int) -> None:
         )
 
 
+def check_shares(batch_size: int, world_size: int) -> None:
+    """Refuse a batch of which some process would get nothing.
+
+    Raises:
+        ConfigError: fewer anchors than processes.
+    """
+    if batch_size < world_size:
+        raise ConfigError(
+            f"loader.batch_size={batch_size} counts the anchors of all processes and must be at least "
+            f"their number, {world_size}. Type loader.batch_size={world_size} or more"
+        )
+
+
 class ExactBatchSampler(Sampler[list[SampleKey]]):
     """The batches of (epoch, anchor) of a whole run, for one process.
 
@@ -57,11 +70,7 @@ class ExactBatchSampler(Sampler[list[SampleKey]]):
         consumed: int = 0,
     ) -> None:
         check_batch_size(batch_size, len(order))
-        if batch_size < world_size:
-            raise ConfigError(
-                f"loader.batch_size={batch_size} counts the anchors of all processes and must be at least "
-                f"their number, {world_size}. Type loader.batch_size={world_size} or more"
-            )
+        check_shares(batch_size, world_size)
         self.order = order
         self.batch_size = batch_size
         self.total_batches = total_batches

@@ -20,7 +20,7 @@ from lgrep.config.spec import build
 from lgrep.cost import cost_of_run
 from lgrep.data.datamodule import PairDataModule
 from lgrep.data.failures import named_failures
-from lgrep.data.samplers import check_batch_size
+from lgrep.data.samplers import check_batch_size, check_shares
 from lgrep.data.table import stored_features
 from lgrep.errors import DataError
 from lgrep.loggers import MetricsFile, Tracker
@@ -76,6 +76,7 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     checkpoint = _state(resolved, folder, method)
     stop = StopRequest(config.trainer.timeout_s)
     trainer = build_trainer(resolved, folder, method.optimisation.total_steps, stop)
+    check_shares(data.batch_size, trainer.world_size)  # here, where there is one process yet to say it
     resumed = step_of(checkpoint)
     for logger in trainer.loggers:
         if isinstance(logger, (MetricsFile, Tracker)):
