@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lgrep.records import write_text
+from lgrep.files import write_text
 
 LEDGER = "cost.json"
 _NUMBERS = ("accelerator_hours", "cpu_process_hours", "bytes")

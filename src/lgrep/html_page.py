@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 from lgrep.data.notices import shown
+from lgrep.files import replacing
 
 _STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;color:#1f2328;margin:2em auto;max-width:1200px;padding:0 1em}
@@ -40,9 +40,8 @@ def write_document(path: Path, content: str) -> int:
     """Write a page in one step; its size in bytes."""
     data = content.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_bytes(data)
     return len(data)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 import lgrep
+from lgrep.files import replacing, write_text
 
 _PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "numpy", "scikit-learn")
 
@@ -90,9 +91,8 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
     arrays = plain.pop("predictions", {})
     plain["predictions"] = f"{stem}.npz" if arrays else None
     if arrays:
-        partial = folder / f".{stem}.partial.npz"
-        np.savez_compressed(partial, **arrays)
-        os.replace(partial, folder / f"{stem}.npz")
+        with replacing(folder / f"{stem}.npz") as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
     path = folder / f"{stem}.json"
     write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
@@ -106,13 +106,6 @@ def read_predictions(path: str | Path) -> dict[str, np.ndarray[Any, Any]]:
         return {}
     with np.load(path.parent / name, allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step: the old or the new content is seen, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def compact(values: Tensor | np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lgrep.files import replacing
+
 Series = dict[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
 
 _PANELS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
@@ -64,7 +66,8 @@ def draw_curves(series: Series, path: Path, title: str = "") -> None:
     if not panels:
         axes[0].text(0.5, 0.5, "no metrics were logged", ha="center", va="center", color="#6b7280")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def _pick(series: Series, match: Callable[[str], bool]) -> Series:

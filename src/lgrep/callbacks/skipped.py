@@ -12,7 +12,7 @@ import torch
 from lgrep.data.batch import Batch
 from lgrep.data.notices import shown
 from lgrep.errors import DataError
-from lgrep.records import write_text
+from lgrep.files import write_text
 
 PATIENCE = 200  # pictures seen before the share is judged
 SYNC_EVERY = 20  # steps between two counts over all processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic import PositiveInt
 
 from lgrep.callbacks.clock import Reading, StepClock, pictures_in
 from lgrep.callbacks.periodic import PeriodicCallback
+from lgrep.files import replacing
 
 _COLUMNS = ("step", "seconds", "pictures", "pictures_per_second", "data_wait", "peak_memory_bytes")
 
@@ -90,12 +90,10 @@ class Throughput(PeriodicCallback):
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
+        with replacing(self.path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, _COLUMNS)
             writer.writeheader()
             writer.writerows(self._rows)
-        os.replace(partial, self.path)
 
 
 def peak_memory(device: torch.device) -> int:

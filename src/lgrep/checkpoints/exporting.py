@@ -13,7 +13,8 @@ from torch import nn
 from lgrep.checkpoints.encoder import DESCRIPTION, WEIGHTS
 from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.errors import CheckpointError
-from lgrep.records import weights_hash, write_text
+from lgrep.files import write_text
+from lgrep.records import weights_hash
 
 Layout = Literal["timm", "torchvision"]
 CARD = "README.md"

@@ -22,7 +22,7 @@ from torch import Tensor
 from lgrep.data.arrow_files import user_cache
 from lgrep.data.notices import notice, reason_of, shown
 from lgrep.errors import ConfigError
-from lgrep.records import write_text
+from lgrep.files import write_text
 
 try:
     import fcntl

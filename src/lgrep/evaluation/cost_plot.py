@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lgrep.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -84,8 +86,10 @@ def plot_cost(points: Sequence[CostPoint], metric: str, path: str | Path, unit: 
     Raises:
         ValueError: no points.
     """
-    draw_cost(points, metric, unit).savefig(path, dpi=150)
-    return Path(path)
+    path = Path(path)
+    with replacing(path) as partial:
+        draw_cost(points, metric, unit).savefig(partial, dpi=150, format="png")
+    return path
 
 
 def draw_cost(points: Sequence[CostPoint], metric: str, unit: Unit = "accelerator_hours") -> Figure:

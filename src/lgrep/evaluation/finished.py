@@ -15,7 +15,8 @@ import lgrep
 from lgrep.config.spec import TARGET, import_target
 from lgrep.evaluation.contract import Task
 from lgrep.evaluation.tasks import describe_network, describe_transform, fingerprint, library_versions
-from lgrep.records import read_predictions, versions, weights_hash, write_text
+from lgrep.files import write_text
+from lgrep.records import read_predictions, versions, weights_hash
 
 
 def protocol_of(task: Task, node: Mapping[str, Any], settings: Mapping[str, Any], feature_type: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from rich import box
 from rich.table import Table as RichTable
 
-from lgrep.records import write_text
+from lgrep.files import write_text
 
 CSV_COLUMNS = ("model", "dataset", "evaluator", "metric", "value", "weights_hash", "data_hash", "seed", "protocol")
 CAPTION = "all metrics, settings and predictions are in the records"

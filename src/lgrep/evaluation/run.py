@@ -24,7 +24,8 @@ from lgrep.evaluation.isolation import isolated_randomness
 from lgrep.evaluation.results import lines_of, results_table, write_csv
 from lgrep.evaluation.subjects import Model, load_models
 from lgrep.evaluation.tasks import Resources, make_task
-from lgrep.records import make_record, weights_hash, write_record, write_text
+from lgrep.files import write_text
+from lgrep.records import make_record, weights_hash, write_record
 
 DEFAULT_EVALUATORS = ("knn", "linear", "emoji")
 

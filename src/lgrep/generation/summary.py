@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 
 from lgrep.data.preparing.shards import written_whole
+from lgrep.files import write_text
 from lgrep.generation.broken import BROKEN, UNSAFE
 from lgrep.generation.captions import Captions
 from lgrep.generation.engine import Engine, lowered_batches
 from lgrep.generation.plan import work_folder
 from lgrep.generation.storage import Finished
-from lgrep.records import git_commit, hardware, versions, write_text
+from lgrep.records import git_commit, hardware, versions
 
 SUMMARY = "generation.json"
 _LOOK = 2.0  # seconds between two looks at the finished shards

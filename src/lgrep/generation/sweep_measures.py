@@ -17,10 +17,10 @@ from lgrep.data.notices import shown
 from lgrep.data.pictures import decode
 from lgrep.data.table import Table, open_set
 from lgrep.errors import DataError
+from lgrep.files import write_text
 from lgrep.generation.emoji_drawings import to_float
 from lgrep.generation.emoji_pipeline import load_emoji_pipeline
 from lgrep.generation.emoji_report import Drawn, Report
-from lgrep.records import write_text
 
 PROTOCOL = 1  # raised when the same set would get other numbers
 _NAMES = {"diversity": "diversity", "top-1": "caption_top1", "top-5": "caption_top5",

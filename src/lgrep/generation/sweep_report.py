@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from lgrep.evaluation.report.collect import Cell
-from lgrep.records import write_text
+from lgrep.files import replacing, write_text
 
 Source = Literal["synthetic", "real", "untrained", "pixels"]
 TITLES = {
@@ -133,9 +133,8 @@ def draw(points: Sequence[Point], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:
             axis.legend(fontsize=7, frameon=False)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=110, format="png")
-    partial.replace(path)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def _draw_line(axis: Any, line: Line, by_scale: dict[float | None, Cell], colour: str) -> None:

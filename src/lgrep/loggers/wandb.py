@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from omegaconf import OmegaConf
 from pydantic import PositiveFloat
 
+from lgrep.files import write_text
 from lgrep.loggers.metrics_file import read_rows
 from lgrep.loggers.tracker import Tracker, first_line
-from lgrep.records import write_text
 
 STEP = "trainer/global_step"  # x-axis of every chart; the name that Lightning's own logger uses
 REPEATED = 100  # rows logged again after a kill; more than W&B keeps in memory for its 15 seconds

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lgrep.files import write_text
+
 OUTCOME = "LGREP_OUTCOME"  # environment variable with the file to write
 _RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # as Lightning, torchrun and srun number processes
 
@@ -18,9 +20,7 @@ def tell_outcome(result: Any, error: str | None = None, code: int = 0) -> None:
     """Write the job's result, or its error and exit code, where the sweep asked for it; the first process tells."""
     path = _asked()
     if path is not None:
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps({"result": result, "error": error, "code": code}, default=str), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, json.dumps({"result": result, "error": error, "code": code}, default=str))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from lgrep.records import write_text
+from lgrep.files import replacing, write_text
 
 if TYPE_CHECKING:
     from lgrep.sweeps.run import Outcome
@@ -108,7 +108,8 @@ def draw_sweep(outcomes: Sequence[Outcome], metrics: Sequence[str], path: Path) 
         axis.spines[["top", "right"]].set_visible(False)
         if any(groups):
             axis.legend(fontsize=7.5, frameon=False)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def _axis_key(outcomes: Sequence[Outcome]) -> str | None:

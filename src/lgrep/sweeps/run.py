@@ -15,7 +15,7 @@ from typing import Any
 from lgrep.config.compose import compose_config
 from lgrep.config.identity import identity
 from lgrep.errors import ConfigError, LgrepError
-from lgrep.records import write_text
+from lgrep.files import write_text
 from lgrep.sweeps.jobs import Job, expand
 from lgrep.sweeps.launchers import Needs, Stop, Task, choose_launcher, split_launcher
 from lgrep.sweeps.outcome import read_outcome

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lgrep.errors import ConfigError, LgrepError
+from lgrep.files import write_text
 from lgrep.generation.claims import Claims
-from lgrep.records import write_text
 from lgrep.sweeps.run import Check, Checked
 from lgrep.sweeps.space import Parameter
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Grid
 
-from lgrep.records import write_text
+from lgrep.files import replacing, write_text
 from lgrep.sweeps.study import Study
 
 SHOWN = 10  # trials in the printed table; trials.csv has all
@@ -97,7 +97,8 @@ def draw_study(study: Study, trials: Sequence[Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[panels:]:
         axis.set_visible(False)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
 
 
 def _history(axis: Any, study: Study, trials: Sequence[Any]) -> None:

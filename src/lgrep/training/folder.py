@@ -13,7 +13,7 @@ from lgrep.checkpoints.seal import damage
 from lgrep.config.compose import write_yaml
 from lgrep.config.identity import identity
 from lgrep.errors import ConfigError
-from lgrep.records import write_text
+from lgrep.files import write_text
 
 CHOSEN = "LGREP_RUN_FOLDER"  # environment variable with the folder that the first process chose
 

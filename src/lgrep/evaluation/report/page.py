@@ -20,8 +20,8 @@ from lgrep.evaluation.report.geometry import layout, linear_cka, map_picture, ma
 from lgrep.evaluation.report.summaries import cost_blocks, suite_blocks
 from lgrep.evaluation.subjects import load_models
 from lgrep.evaluation.tasks import Resources, make_task
+from lgrep.files import write_text
 from lgrep.html_page import document, png, rows_of, text, write_document
-from lgrep.records import write_text
 
 SHOWN_CLASSES = 20  # of a table; the page says how many there are
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from lgrep.errors import ConfigError
-from lgrep.records import write_text
+from lgrep.files import write_text
 from lgrep.sweeps.command import Command
 from lgrep.sweeps.launchers.base import Launcher, Needs, Stop, Task
 from lgrep.sweeps.outcome import OUTCOME, read_outcome

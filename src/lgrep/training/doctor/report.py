@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from lgrep.config.identity import identity
-from lgrep.records import git_commit, hardware, versions, write_text
+from lgrep.files import write_text
+from lgrep.records import git_commit, hardware, versions
 from lgrep.training.doctor.measured import LOADING_PARTS, Measured, loading_capacity, training_capacity
 from lgrep.training.doctor.rules import Verdict
 from lgrep.training.resolve import Resolved
