@@ -11,6 +11,7 @@ import argparse
 import csv
 import io
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Grid
+
+from lgrep.cli import program
 
 COMMON = ["data=emoji", "optimizer.base_lr=2e-3", "optimizer.lr_scaling=none", "optimizer.weight_decay=0.05",
           "schedule.warmup_steps=20", "loader.workers=0", "loader.cache_mb=256", "callbacks=none",
@@ -181,7 +184,8 @@ def summarised(found: Sequence[dict[str, float]]) -> dict[str, Any]:
     return line
 
 
-def main() -> None:
+@program
+def main() -> int:
     """Train, measure, write results.csv and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", help="names of rows; default: all")
@@ -211,7 +215,8 @@ def main() -> None:
         grid.add_row(*(str(line.get(column, "")) for column in lines[0]))
     Console().print(grid)
     print(f"results.csv is in {options.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

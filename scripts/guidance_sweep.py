@@ -11,16 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lgrep.cli import program
+
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE: dict[str, Any] = {"scales": (1.0, 4.0, 10.0), "methods": ("stablerep",), "seeds": 1, "captions": 150, "steps": 300,
                          "out": Path("runs/guidance_smoke")}  # fmt: skip
 
 
+@program
 def main(arguments: list[str] | None = None) -> int:
     """Do what is missing; exit code."""
-    from lgrep.cli import FULL_DISK
     from lgrep.config.compose import parse
-    from lgrep.errors import LgrepError
     from lgrep.generation.sweep import Sweep
     from lgrep.generation.sweep_programs import Programs, Stopped
     from lgrep.generation.sweep_settings import SweepSettings
@@ -31,14 +32,6 @@ def main(arguments: list[str] | None = None) -> int:
         settings = parse(SweepSettings, {**(SMOKE if smoke else {}), **given})
         sweep = Sweep(settings, Programs(ROOT, settings.out / "jobs"))
         code = sweep.run()
-    except LgrepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        print(f"error: {error.strerror}. Make room and type the same command to go on", file=sys.stderr)
-        return 1
     except (KeyboardInterrupt, Stopped) as error:
         print("stopped. Type the same command to go on", file=sys.stderr)
         return error.exit_code if isinstance(error, Stopped) else 130

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
+from lgrep.cli import program
 
+
+@program
 def main(arguments: list[str] | None = None) -> int:
     """Write the report; exit code."""
-    from lgrep.errors import LgrepError
     from lgrep.evaluation.report.page import write_report
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -20,11 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--apart", action="store_true", help="a row for each run, also where only the seed differs")
     parser.add_argument("--seed", type=int, default=0, help="of the map and of samples")
     options = parser.parse_args(arguments)
-    try:
-        page = write_report(options.folders, options.out, not options.no_features, not options.apart, options.seed)
-    except LgrepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    page = write_report(options.folders, options.out, not options.no_features, not options.apart, options.seed)
     print(f"{page}, with table.md and table.tex beside it")
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lgrep.errors import LgrepError
+from lgrep.cli import program
 from lgrep.generation.emoji_pipeline import load_emoji_pipeline
 from lgrep.generation.emoji_report import QUANTILES, Report, sheet
 from lgrep.records import git_commit, hardware, weights_hash
@@ -22,32 +22,29 @@ CAPTIONS = {  # of the sample sheets: those of the test part were never seen
 }
 
 
+@program
 def main() -> int:
     """Measure, print Markdown tables, write `report.json` and the sample sheets."""
     options = _options()
-    try:
-        pipe = load_emoji_pipeline(options.pipeline)
-        pipe.set_progress_bar_config(disable=True)
-        report = Report(pipe, options.captions, options.each, options.seed)
-        found: dict[str, Any] = {
-            "weights": {name: weights_hash(getattr(pipe, name)) for name in ("transformer", "text_encoder", "vae")},
-            "settings": {
-                "captions": options.captions,
-                "each": options.each,
-                "seed": options.seed,
-                "steps": options.steps,
-            },
-            "commit": git_commit(),
-            "hardware": hardware(),
-        }
-        found["guidance"] = {part: guidance(report, part, options.steps) for part in ("train", "test")}
-        found["steps"] = {str(steps): row(report, "train", options.scale, steps) for steps in options.compare_steps}
-        found["copying"] = copying(report, options.steps)
-        for part, captions in CAPTIONS.items():
-            sheet(pipe, captions, SCALES, 3, options.steps, options.out / f"emoji_generator_{part}.png")
-    except LgrepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    pipe = load_emoji_pipeline(options.pipeline)
+    pipe.set_progress_bar_config(disable=True)
+    report = Report(pipe, options.captions, options.each, options.seed)
+    found: dict[str, Any] = {
+        "weights": {name: weights_hash(getattr(pipe, name)) for name in ("transformer", "text_encoder", "vae")},
+        "settings": {
+            "captions": options.captions,
+            "each": options.each,
+            "seed": options.seed,
+            "steps": options.steps,
+        },
+        "commit": git_commit(),
+        "hardware": hardware(),
+    }
+    found["guidance"] = {part: guidance(report, part, options.steps) for part in ("train", "test")}
+    found["steps"] = {str(steps): row(report, "train", options.scale, steps) for steps in options.compare_steps}
+    found["copying"] = copying(report, options.steps)
+    for part, captions in CAPTIONS.items():
+        sheet(pipe, captions, SCALES, 3, options.steps, options.out / f"emoji_generator_{part}.png")
     (options.out / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
 

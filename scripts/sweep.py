@@ -16,25 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lgrep.cli import with_demo
-from lgrep.errors import ConfigError, LgrepError
+from lgrep.cli import program, with_demo
+from lgrep.errors import ConfigError
 
 ENTRY = Path(__file__).resolve().parents[1] / "train.py"
 
 
+@program
 def main(arguments: Sequence[str] | None = None, entry: Path = ENTRY) -> int:
     """Run the study; exit code."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_intermixed_args(typed)
     from lgrep.sweeps.outcome import alone, tell_outcome
 
-    try:
-        with alone():
-            code = _search(options, typed, entry)
-    except LgrepError as error:
-        tell_outcome(None, str(error), error.exit_code)
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    with alone():
+        code = _search(options, typed, entry)
     tell_outcome({"finished": code == 0}, None, code)
     return code
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
+from lgrep.cli import program
 from lgrep.data.progress import Progress
-from lgrep.errors import LgrepError
 from lgrep.generation import emoji_training as training
 from lgrep.generation.emoji_drawings import training_drawings
 from lgrep.generation.emoji_stages import prepare
 
 
+@program
 def main() -> int:
     """Train, or go on; write the pipeline at the end and now and then."""
     options = _options()
@@ -22,18 +23,14 @@ def main() -> int:
         steps=options.steps, batch_size=options.batch_size, seed=options.seed, precision=options.precision
     )
     checkpoint = options.work / "checkpoint.pt"
-    try:
-        found = training_drawings()
-        trainer = training.Trainer(settings, found, training.build_pipeline(settings, found), options.device)
-        if checkpoint.is_file():
-            trainer.load_state(training.load_checkpoint(checkpoint))
-        else:
-            prepare(trainer, lambda line: print(line, flush=True))
-            training.save_checkpoint(trainer.state(), checkpoint)
-        run(trainer, checkpoint, options.out, options.save_every)
-    except LgrepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    found = training_drawings()
+    trainer = training.Trainer(settings, found, training.build_pipeline(settings, found), options.device)
+    if checkpoint.is_file():
+        trainer.load_state(training.load_checkpoint(checkpoint))
+    else:
+        prepare(trainer, lambda line: print(line, flush=True))
+        training.save_checkpoint(trainer.state(), checkpoint)
+    run(trainer, checkpoint, options.out, options.save_every)
     return 0
 
 

@@ -14,7 +14,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from lgrep.cli import program
 
+
+@program
 def main(arguments: Sequence[str] | None = None) -> int:
     """Save the view, or write its description; exit code."""
     from lgrep.errors import ConfigError
@@ -29,21 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("wandb_dashboard.json"))
     options = parser.parse_args(arguments)
     sections = dashboard(options.objective)
-    try:
-        if options.dry_run:
-            content: dict[str, object] = {"sections": as_plain(sections)}
-            if find_spec("wandb_workspaces") is not None:
-                view = build_workspace(sections, options.entity or "ENTITY", options.project, options.name)._to_model()
-                content["view"] = json.loads(view.model_dump_json(by_alias=True, exclude_none=True))
-            options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            print(f"{sum(len(section.panels) for section in sections)} panels are described in {options.out}")
-            return 0
-        if not options.entity:
-            raise ConfigError("whose project is it? Type --entity TEAM, or set WANDB_ENTITY")
-        workspace = build_workspace(sections, options.entity, options.project, options.name)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    if options.dry_run:
+        content: dict[str, object] = {"sections": as_plain(sections)}
+        if find_spec("wandb_workspaces") is not None:
+            view = build_workspace(sections, options.entity or "ENTITY", options.project, options.name)._to_model()
+            content["view"] = json.loads(view.model_dump_json(by_alias=True, exclude_none=True))
+        options.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        print(f"{sum(len(section.panels) for section in sections)} panels are described in {options.out}")
+        return 0
+    if not options.entity:
+        raise ConfigError("whose project is it? Type --entity TEAM, or set WANDB_ENTITY")
+    workspace = build_workspace(sections, options.entity, options.project, options.name)
     try:
         workspace.save()
     except Exception as error:  # network, login, rights: W&B's own words say which

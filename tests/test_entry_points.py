@@ -113,7 +113,7 @@ def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "No space left on device while writing runs/metrics.csv. Make room" in printed and "Traceback" not in printed
     assert failing(PermissionError(errno.EACCES, "Permission denied", "/out/runs")) == 1
     printed = capsys.readouterr().err
-    assert printed == "error: /out/runs: Permission denied. Type another place, or debug=true to see what wanted it\n"
+    assert printed == "error: /out/runs: Permission denied. Type another place\n"
     assert failing(ValueError("a defect")) == 1
     assert "Traceback" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 # OpenMP's threads spin for milliseconds while they wait, by default; as soon as anything else (a loading worker,
@@ -72,6 +73,19 @@ def run(
     return 0
 
 
+def program(main: Callable[..., int]) -> Callable[..., int]:
+    """The `main` of a program with arguments of its own: its errors get the same words and exit codes."""
+
+    @wraps(main)
+    def worded(*arguments: Any) -> int:
+        try:
+            return main(*arguments)
+        except BaseException as error:
+            return _end(error, debug=False)
+
+    return worded
+
+
 def _end(error: BaseException, debug: bool) -> int:
     """Say why the job ended; its exit code."""
     if isinstance(error, Interrupted) and _rank() > 0:
@@ -95,9 +109,9 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
         return "interrupted", 130
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         place = f" while writing {error.filename}" if error.filename else ""
-        return f"{error.strerror}{place}. Make room and type the same command to go on from the last checkpoint", 1
+        return f"{error.strerror}{place}. Make room and type the same command to go on from what is saved", 1
     if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
-        return f"{error.filename}: {error.strerror}. Type another place, or debug=true to see what wanted it", 1
+        return f"{error.filename}: {error.strerror}. Type another place", 1
     if isinstance(error, SystemExit):
         raise error
     return None, 1
