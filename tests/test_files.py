@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lgrep.files import replacing, write_text
+from lgrep.errors import LgrepError
+from lgrep.files import check_writable, replacing, write_text
 
 
 def torn(path: Path) -> None:
@@ -34,3 +35,11 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "gone" / "a.txt", "text")
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_place_that_takes_no_files_is_named_with_its_setting(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b", "out")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(LgrepError, match=r"cannot write to out=.*file/x \(Not a directory\)\. Type out=DIR"):
+        check_writable(tmp_path / "file" / "x", "out")

@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from lgrep.errors import LgrepError
 
 
 @contextmanager
@@ -21,6 +24,20 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Makes a folder if it is missing, and says before the work begins if nothing can be written there.
+
+    Raises:
+        LgrepError: naming the setting.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise LgrepError(f"cannot write to {setting}={folder} ({error.strerror}). Type {setting}=DIR") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -24,7 +24,7 @@ from lgrep.evaluation.isolation import isolated_randomness
 from lgrep.evaluation.results import lines_of, results_table, write_csv
 from lgrep.evaluation.subjects import Model, load_models
 from lgrep.evaluation.tasks import Resources, make_task
-from lgrep.files import write_text
+from lgrep.files import check_writable, write_text
 from lgrep.records import make_record, weights_hash, write_record
 
 DEFAULT_EVALUATORS = ("knn", "linear", "emoji")
@@ -89,6 +89,7 @@ def evaluate(
     sets = run.open(names, chosen)
     if not sets and not run.failures:
         raise MissingDataset(f"none of the data sets is here: {'; '.join(lines_of(run.skipped, 0))}")
+    check_writable(run.out, "out")
     try:
         for model in loaded:
             run.measure(model, sets)
