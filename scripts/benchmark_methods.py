@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import json
+import shlex
 import statistics
 import sys
 from collections.abc import Sequence
@@ -184,6 +186,16 @@ def summarised(found: Sequence[dict[str, float]]) -> dict[str, Any]:
     return line
 
 
+def write_conditions(path: Path) -> None:
+    """What the numbers were measured on and with."""
+    from lgrep.files import write_text
+    from lgrep.records import git_commit, hardware, versions
+
+    typed = f"python scripts/benchmark_methods.py {shlex.join(sys.argv[1:])}".strip()
+    about = {"command": typed, "commit": git_commit(), "hardware": hardware(), "versions": versions()}
+    write_text(path, json.dumps(about, indent=1) + "\n")
+
+
 @program
 def main() -> int:
     """Train, measure, write results.csv and print it."""
@@ -208,13 +220,14 @@ def main() -> int:
         writer = csv.DictWriter(handle, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
+    write_conditions(options.out / "conditions.json")
     grid = Grid()
     for column in lines[0]:
         grid.add_column(column)
     for line in lines:
         grid.add_row(*(str(line.get(column, "")) for column in lines[0]))
     Console().print(grid)
-    print(f"results.csv is in {options.out}")
+    print(f"results.csv and conditions.json are in {options.out}")
     return 0
 
 
