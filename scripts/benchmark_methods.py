@@ -42,7 +42,8 @@ MAIN = ("simclr", "lg_simclr", "stablerep", "byol", "clip", "dino")
 SETTINGS = {
     "dino": ("optimizer.base_lr=5e-4",),
     "simsiam": ("optimizer.base_lr=5e-4",),
-    "swav": ("optimizer.base_lr=2e-4", "method.freeze_steps=20", "method.prototypes=128"),
+    "barlow_twins": ("optimizer.base_lr=5e-4",),
+    "swav": ("optimizer.base_lr=2e-4", "method.freeze_steps=20", "method.prototypes=128", "augment=drawings"),
 }
 METRICS = ("knn", "linear", "R@1")
 
@@ -145,12 +146,12 @@ def measure(
             continue
         for seed in range(seeds):
             records = evaluate(models[: None if seed == 0 else 1], ["emoji"], out=out / f"records/seed{seed}", seed=seed,
-                               console=Console(file=io.StringIO()))  # fmt: skip
+                               console=Console(file=io.StringIO()), resume=True)  # fmt: skip
             found: dict[str, dict[str, float]] = {}
             for record in records:
                 found.setdefault(record["model"]["name"], {}).update(record["values"])
             for name, measured in found.items():
-                if seed == 0 or name.startswith("random/"):
+                if name.startswith("random/") or name not in values:
                     values.setdefault(name, []).append(measured)
         random = next(name for name in found if name.startswith("random/"))
         beside |= dict.fromkeys(names, random)
