@@ -77,6 +77,7 @@ def load_encoder(
         CheckpointError: a missing, damaged or unfitting checkpoint, or weights that cannot be downloaded.
 
     Example:
+        >>> from PIL import Image
         >>> encoder, transform = load_encoder("random/timm/test_resnet", image_size=48)
         >>> encoder(transform(Image.new("RGB", (64, 80)))[None]).shape[1] == encoder.dim
         True
