@@ -18,7 +18,7 @@ DOUBLE = ("trainer.precision=64-true", "duration.steps=5", "trainer.log_every_n_
 @pytest.mark.ddp
 @pytest.mark.parametrize("method", ["stablerep", "simclr"])
 def test_two_processes_equal_one(tmp_path: Path, method: str) -> None:
-    """Five anchors per batch, so that the two ranks hold two and three; once as two fresh interpreters."""
+    """Five anchors per batch, so that the two ranks hold two and three."""
     losses = {}
     for devices in (1, 2):
         runs = tmp_path / f"devices{devices}"
@@ -26,7 +26,7 @@ def test_two_processes_equal_one(tmp_path: Path, method: str) -> None:
         if devices == 1:
             assert run(arguments)["finished"]
         else:
-            done = start([script(tmp_path), *arguments], cold=method == "stablerep")
+            done = start([script(tmp_path), *arguments])
             assert done.returncode == 0, done.stderr
         rows = csv.DictReader((only_run(runs) / "metrics.csv").open())
         losses[devices] = [float(row["train/loss"]) for row in rows]
