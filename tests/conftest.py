@@ -30,14 +30,6 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["LGREP_CACHE"] = folder.name
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests of processes wait for each other much of their time."""
-    from lgrep.data.workers import usable_cores
-
-    return usable_cores() + 1
-
-
 def pytest_collection_finish() -> None:
     """Rarer collections of garbage, which pass over what is imported by now: they were a tenth of all the time."""
     gc.collect()

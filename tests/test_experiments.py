@@ -98,6 +98,8 @@ def less(values: dict[str, Any]) -> list[str]:
             "language.tower.options.heads=2",
             "language.tower.options.layers=1",
         ]
+    if "ClipRocket" in values["language"].get("_target_", ""):
+        found += ["++language.hidden_dim=16"]
     if "cross" in values["language"] and values["language"]["cross"] in ("barlip", "siamlip", "byolip"):
         found += ["+language.cross_options.hidden_dim=8", "+language.cross_options.out_dim=6"]
     return found
