@@ -114,6 +114,8 @@ def test_unknown_names_show_the_nearest() -> None:
             load_encoder(name)
     with pytest.raises(ConfigError, match="random/timm"):
         load_encoder("random")
+    with pytest.raises(ConfigError, match="'runs/nothing' is no file or folder that is there, and no model .*timm"):
+        load_encoder("runs/nothing")
 
 
 def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from lgrep.backbones.registry import LIBRARIES, build_backbone
 from lgrep.checkpoints.published import Published, read_plain, read_published
 from lgrep.checkpoints.transform import FILTERS, EvaluationTransform, library_transform
 from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from lgrep.errors import CheckpointError, ConfigError
+from lgrep.errors import CheckpointError, ConfigError, did_you_mean
 
 PIXELS_SIZE = 24
 PREFIX = "backbone."
@@ -279,8 +279,13 @@ def load_strictly(encoder: nn.Module, states: Mapping[str, Tensor], file: str | 
 
 
 def _public(name: str, image_size: int | None) -> nn.Module:
-    weights = ""
-    if name.startswith("open_clip/"):
+    library, weights = name.partition("/")[0], ""
+    if "/" in name and library not in LIBRARIES:
+        raise ConfigError(
+            f"'{name}' is no file or folder that is there, and no model ({did_you_mean(library, LIBRARIES)}). Type a "
+            "run folder, a checkpoint file, timm/NAME, torchvision/NAME, open_clip/NAME, random/NAME or pixels"
+        )
+    if library == "open_clip":
         name, weights = "/".join(name.split("/")[:2]), "/".join(name.split("/")[2:])
     try:
         options: dict[str, Any] = {"weights": weights} if weights else {}
