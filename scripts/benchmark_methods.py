@@ -1,8 +1,9 @@
 """Every method on the embedded emoji set, one line each: `python scripts/benchmark_methods.py`.
 
 Trains each row for a few steps with the same settings, then measures kNN and linear accuracy on the test fold beside
-random weights of the same network (as many as seeds) and raw pixels. A run that is there already is not repeated, so the command can be
-typed again after a stop. Heads and text towers are smaller than published, to fit a CPU; `--full-heads` keeps them.
+random weights of the same network (as many as seeds) and raw pixels. A run that is there already is not repeated, so
+the command can be typed again after a stop. Heads and text towers are smaller than published, to fit a CPU;
+`--full-heads` keeps them.
 """
 
 from __future__ import annotations
@@ -145,8 +146,9 @@ def measure(
         if not models:
             continue
         for seed in range(seeds):
-            records = evaluate(models[: None if seed == 0 else 1], ["emoji"], out=out / f"records/seed{seed}", seed=seed,
-                               console=Console(file=io.StringIO()), resume=True)  # fmt: skip
+            shown = models if seed == 0 else models[:1]  # the first tells which network is drawn at random
+            quiet = Console(file=io.StringIO())
+            records = evaluate(shown, ["emoji"], out / f"records/seed{seed}", seed, console=quiet, resume=True)
             found: dict[str, dict[str, float]] = {}
             for record in records:
                 found.setdefault(record["model"]["name"], {}).update(record["values"])
