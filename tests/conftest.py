@@ -19,6 +19,7 @@ if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))  # so that test files import `distributed` under every import mode
 
 import distributed  # noqa: E402
+import programs  # noqa: E402
 
 gc.disable()  # until all is imported: collections are a fifth of what imports cost
 
@@ -28,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.TemporaryDirectory(prefix="lgrep-tests-")
     config.add_cleanup(folder.cleanup)
     os.environ["LGREP_CACHE"] = folder.name
+    if config.getoption("numprocesses", None):
+        programs.share_server()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what waits more than it computes: `make test` has its type checks beside the first tests."""
+    items.sort(key=lambda item: item.path.name != "test_doctor.py")
 
 
 def pytest_collection_finish() -> None:

@@ -27,12 +27,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+SHARED = "LGREP_PROGRAM_SERVER"  # where the server of all workers listens
 COLD = sys.platform != "linux" or bool(os.environ.get("LGREP_COLD_PROGRAMS"))
 Popen = subprocess.Popen  # programs replace the module's
 # A test may have changed them when the server starts. The variable keeps torch from touching a GPU when it counts them.
@@ -48,7 +50,7 @@ class Program(Popen):  # type: ignore[type-arg]
         asked = inspect.signature(Popen._execute_child).bind(self, *arguments).arguments  # type: ignore[attr-defined]
         command = [os.fspath(word) for word in asked["args"]] if isinstance(asked["args"], (list, tuple)) else []
         python = command[:1] == [sys.executable] and command[1:] and (command[1] == "-c" or command[1].endswith(".py"))
-        if COLD or not python or any(asked[name] for name in ("preexec_fn", "pass_fds", "start_new_session")):
+        if COLD or not python or any(asked[name] for name in ("preexec_fn", "pass_fds")):
             super()._execute_child(*arguments)  # type: ignore[misc]
             return
         wanted = [asked[name] for name in ("p2cread", "c2pwrite", "errwrite")]
@@ -59,6 +61,7 @@ class Program(Popen):  # type: ignore[type-arg]
             "cwd": os.path.abspath(asked["cwd"] or "."),
             "env": dict(os.environ if asked["env"] is None else asked["env"]),
             "group": os.getpgid(0) if group in (None, -1) else group,
+            "session": asked["start_new_session"],
         }
         self._status = socket.socket(socket.AF_UNIX)
         self._status.connect(server_address())
@@ -108,15 +111,27 @@ def run_program(command: list[str], timeout: float = 300, **options: Any) -> sub
 
 @cache
 def server_address() -> str:
-    """Starts the server; the address stays known in the programs forked from it."""
+    """Where the server listens: the one that `share_server` began, or one of this process's own."""
+    path = os.environ.get(SHARED) or _start_server()
+    for _ in range(1200):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as attempt:
+            attempt.connect(path)
+            return path
+        time.sleep(0.1)
+    raise AssertionError("the server of programs did not start")
+
+
+def share_server() -> None:
+    """Begins to start a server for all processes that this one will start."""
+    if not COLD:
+        os.environ[SHARED] = _start_server()
+
+
+def _start_server() -> str:
     folder = tempfile.TemporaryDirectory(prefix="lgrep-programs-")
     path = f"{folder.name}/server"
-    process = Popen(
-        [sys.executable, __file__, path],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0, text=True, **BEFORE,  # type: ignore[call-overload]
-    )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
-    assert process.stdout.readline() == "ready\n", "the server of programs did not start"
+    process = Popen([sys.executable, __file__, path], stdin=subprocess.PIPE, process_group=0, **BEFORE)  # type: ignore[call-overload]
+    assert process.stdin is not None
 
     def end(owner: int = os.getpid()) -> None:
         if os.getpid() == owner:
@@ -156,7 +171,6 @@ def serve(path: str) -> dict[str, Any]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(64)
-    print("ready", flush=True)
     selector = selectors.DefaultSelector()
     selector.register(0, selectors.EVENT_READ)
     selector.register(listener, selectors.EVENT_READ)
@@ -174,8 +188,9 @@ def serve(path: str) -> dict[str, Any]:
                 if (pid := os.fork()) == 0:
                     _close(listener, connection, selector)
                     return task | {"files": files, "address": path}
-                with contextlib.suppress(OSError):  # here as well as there, so that it holds before anyone goes on
-                    os.setpgid(pid, task["group"])
+                if not task["session"]:
+                    with contextlib.suppress(OSError):  # here as well as there: it holds before anyone goes on
+                        os.setpgid(pid, task["group"])
                 for file in files:
                     os.close(file)
                 with contextlib.suppress(OSError):
@@ -211,7 +226,10 @@ def become(task: dict[str, Any]) -> None:
     for number, file in enumerate(task["files"]):
         os.dup2(file, number)
         os.close(file)
-    os.setpgid(0, task["group"])
+    if task["session"]:
+        os.setsid()
+    else:
+        os.setpgid(0, task["group"])
     os.chdir(task["cwd"])
     os.environ.clear()
     os.environ.update(task["env"])

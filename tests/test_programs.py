@@ -52,6 +52,12 @@ def test_a_script_has_its_folder_and_its_own_process_group(tmp_path: Path) -> No
     assert done.stdout.split() == [str(script), "4", "True"], done.stderr
 
 
+def test_a_session_of_its_own() -> None:
+    code = "import os; print(os.getsid(0) == os.getpgid(0) == os.getpid())"
+    assert run_program([sys.executable, "-c", code], start_new_session=True).stdout == "True\n"
+    assert run_program([sys.executable, "-c", code]).stdout == "False\n"
+
+
 def test_signals_and_waiting() -> None:
     with Program([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
         assert process.poll() is None
