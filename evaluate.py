@@ -16,7 +16,8 @@ USAGE = """usage: python evaluate.py model=MODEL [dataset=NAME] [evaluation=NAME
   python evaluate.py model=RUN 'evaluation=[knn,linear]' evaluation.knn.k=5 dataset=all
   python evaluate.py model=RUN dataset=emoji options.emoji.test_fold=2 options.emoji.val_fold=3
 
-MODEL is a run folder, a checkpoint file, timm/NAME, torchvision/NAME, open_clip/NAME, random/NAME or pixels.
+MODEL is a run folder, a checkpoint file, timm/NAME, torchvision/NAME, open_clip/NAME, random/NAME or pixels;
+RUN:projector and RUN:both measure the projector's output, and backbone and projector side by side.
 The baselines pixels and random are always measured too (baselines=false leaves them out). Features are kept and
 reused (cache.enabled=false does without). Prints one table; writes records/*.json, results.csv and summary.json
 into out; typed again, it measures only what is missing or changed (resume=never: everything).

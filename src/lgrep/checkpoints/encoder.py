@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lgrep.backbones.registry import LIBRARIES, build_backbone
+from lgrep.checkpoints.heads import split_features, with_projector
 from lgrep.checkpoints.published import Published, read_plain, read_published
+from lgrep.checkpoints.strict import load_strictly
 from lgrep.checkpoints.transform import FILTERS, EvaluationTransform, library_transform
 from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from lgrep.errors import CheckpointError, ConfigError, did_you_mean
@@ -62,7 +64,9 @@ def load_encoder(
             that others published (`lgrep.checkpoints.formats`), a folder that `scripts/convert_checkpoint.py` wrote, a
             public model (`timm/NAME`, `torchvision/NAME`, `open_clip/NAME`, `open_clip/NAME/WEIGHTS` or a bare NAME;
             pre-trained weights),
-            `random/NAME` (the same network with random weights) or `pixels` (24 px, flattened).
+            `random/NAME` (the same network with random weights) or `pixels` (24 px, flattened). A run or checkpoint of
+            this project may end in `:projector`, whose features are its projector's output, or `:both`: the backbone's
+            and the projector's, each L2-normalised, side by side.
         image_size: side of the pictures in px; None takes the checkpoint's or the library's, 24 for pixels.
         device: where the encoder is put.
         seed: draws the weights of `random/NAME`; the global generator is left alone.
@@ -73,7 +77,7 @@ def load_encoder(
         `random/NAME`, which know nothing of the pictures and get the library's or ImageNet's statistics).
 
     Raises:
-        ConfigError: an unknown name, with the nearest known ones.
+        ConfigError: an unknown name, with the nearest known ones, or a projector that is not there.
         CheckpointError: a missing, damaged or unfitting checkpoint, or weights that cannot be downloaded.
 
     Example:
@@ -82,8 +86,10 @@ def load_encoder(
         >>> encoder(transform(Image.new("RGB", (64, 80)))[None]).shape[1] == encoder.dim
         True
     """
-    name = str(name_or_path)
+    name, features = split_features(str(name_or_path))
     encoder: nn.Module
+    if features != "backbone" and not is_checkpoint(name):
+        raise ConfigError(f"{name}:{features}: only checkpoints of lgrep have projectors. Type {name}, or a run folder")
     if name == "pixels":
         size = image_size or PIXELS_SIZE
         encoder, transform = Pixels(size), EvaluationTransform(size)
@@ -91,7 +97,7 @@ def load_encoder(
         encoder = random_encoder(name.partition("/")[2], image_size, seed)
         transform = library_transform(encoder, image_size)
     elif is_checkpoint(name):
-        encoder, transform = _from_checkpoint(Path(name), image_size)
+        encoder, transform = _from_checkpoint(Path(name), image_size, features)
     else:
         encoder = _public(name, image_size)
         transform = library_transform(encoder, image_size)
@@ -113,6 +119,7 @@ def random_encoder(name: str, image_size: int | None = None, seed: int = 0, **op
 
 def is_checkpoint(name: str) -> bool:
     """Whether `load_encoder` takes `name` for a file or folder rather than for a model."""
+    name, _ = split_features(name)
     path_like = name.startswith(("/", "./", "../")) or name.endswith(
         (".ckpt", ".pt", ".pth", ".pth.tar", ".safetensors")
     )
@@ -170,17 +177,21 @@ def _own(content: dict[str, Any], file: Path) -> dict[str, Any]:
     return content
 
 
-def _from_checkpoint(path: Path, image_size: int | None) -> tuple[nn.Module, EvaluationTransform]:
+def _from_checkpoint(path: Path, image_size: int | None, features: str) -> tuple[nn.Module, EvaluationTransform]:
     """A run, a checkpoint of this project, an exported folder or a published file."""
-    if (path / DESCRIPTION).is_file() and (path / WEIGHTS).is_file():
-        return _rebuilt(*_exported(path), path, image_size)
-    file = checkpoint_file(path)
-    content = read_plain(file)
+    exported = (path / DESCRIPTION).is_file() and (path / WEIGHTS).is_file()
+    file = path if exported else checkpoint_file(path)
+    content = {} if exported else read_plain(file)
     if "lgrep" not in content:
+        if features != "backbone":
+            raise ConfigError(f"{path}:{features}: only checkpoints of lgrep's training have projectors. Type {path}")
+        if exported:
+            return _rebuilt(*_exported(path), path, image_size)
         return published_encoder(read_published(file, content=content), file, image_size)
     about, states = _own(content, file)["lgrep"], content["state_dict"]
     own = {key.removeprefix(PREFIX): value for key, value in states.items() if key.startswith(PREFIX)}
-    return _rebuilt(about, own, file, image_size)
+    backbone, transform = _rebuilt(about, own, file, image_size)
+    return with_projector(backbone.eval(), about, states, features, path), transform
 
 
 def published_encoder(
@@ -245,37 +256,6 @@ def _described(about: Mapping[str, Any], file: Path) -> tuple[str, dict[str, Any
                 f"{file} gives its backbone the option {key}={value!r}, which a checkpoint may not set"
             )
     return name, options, image
-
-
-def load_strictly(encoder: nn.Module, states: Mapping[str, Tensor], file: str | Path) -> None:
-    """Put weights into a module that they must fit exactly.
-
-    Raises:
-        CheckpointError: missing, unexpected or misshapen weights, listed.
-    """
-    expected = encoder.state_dict()
-    wrong = [
-        ("missing", sorted(expected.keys() - states.keys())),
-        ("unexpected", sorted(states.keys() - expected.keys())),
-        (
-            "of another shape",
-            [
-                f"{key} {tuple(states[key].shape)} instead of {tuple(value.shape)}"
-                for key, value in expected.items()
-                if key in states and states[key].shape != value.shape
-            ],
-        ),
-    ]
-    problems = [
-        f"{len(keys)} {what}: {', '.join(keys[:4])}" + (", ..." if len(keys) > 4 else "")
-        for what, keys in wrong
-        if keys
-    ]
-    if problems:
-        raise CheckpointError(
-            f"the weights in {file} do not fit {getattr(encoder, 'name', 'it')}: {'; '.join(problems)}"
-        )
-    encoder.load_state_dict(states)
 
 
 def _public(name: str, image_size: int | None) -> nn.Module:

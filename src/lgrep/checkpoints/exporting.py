@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lgrep.checkpoints.encoder import DESCRIPTION, WEIGHTS
+from lgrep.checkpoints.heads import Projected
 from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.errors import CheckpointError
 from lgrep.files import write_text
@@ -42,8 +43,10 @@ def export_encoder(
         about: what the card says of its training (summary of the run).
 
     Raises:
-        CheckpointError: the layout has no such network.
+        CheckpointError: the layout has no such network, or the features are a projector's.
     """
+    if isinstance(encoder, Projected):
+        raise CheckpointError("other programs know backbones only. Name the model without :projector or :both")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     library, _, model = str(encoder.name).partition("/")

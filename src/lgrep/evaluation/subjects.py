@@ -15,6 +15,7 @@ from lgrep.checkpoints.encoder import (
     project_checkpoint,
     random_encoder,
 )
+from lgrep.checkpoints.heads import split_features
 from lgrep.checkpoints.transform import EvaluationTransform
 from lgrep.cost import cost_at
 from lgrep.evaluation.contract import EvaluationSet, Subject
@@ -77,7 +78,7 @@ def _named(name: str, image_size: int | None, seed: int) -> Model:
     if side is not None:
         subject.text, subject.to_text_space, subject.logit_scale = side
     if is_checkpoint(name):
-        subject.budget = _budget(name)
+        subject.budget = _budget(split_features(name)[0])
         return Model(subject, own_statistics=True)
     return Model(subject, own_statistics=name != "pixels" and not name.startswith("random/"))
 

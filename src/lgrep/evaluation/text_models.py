@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -13,7 +12,9 @@ from torch.nn.functional import normalize
 
 from lgrep.backbones.registry import open_clip_model
 from lgrep.backbones.text import build_text_encoder
-from lgrep.checkpoints.encoder import is_checkpoint, load_strictly, project_checkpoint
+from lgrep.checkpoints.encoder import is_checkpoint, project_checkpoint
+from lgrep.checkpoints.heads import PROJECTOR, guessed_layers, rebuilt_head, split_features
+from lgrep.checkpoints.strict import load_strictly
 from lgrep.data.text.tokenizers import build_tokenizer
 from lgrep.errors import CheckpointError, ConfigError
 from lgrep.evaluation.contract import TextEncoder
@@ -21,7 +22,6 @@ from lgrep.evaluation.features import evaluation_mode
 
 TEXTS_PER_PASS = 256
 ROWS_PER_PASS = 8192
-_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU}
 # stored caption features (SET/COLUMN) whose frozen encoder is known: name of `lgrep.mining.encoders`
 STORED_ENCODERS = {"emoji/embedding": "minilm"}
 
@@ -100,6 +100,8 @@ def text_side(
         CheckpointError: weights that do not fit their description.
     """
     side: TextSide | None = None
+    if split_features(name)[1] != "backbone":  # texts meet the backbone's features
+        return None
     bare = name.removeprefix("random/")
     if bare.startswith("open_clip/"):
         side = _of_open_clip(bare, dict(getattr(encoder, "options", {})), seed if bare != name else None)
@@ -181,8 +183,8 @@ def _of_checkpoint(name: str) -> TextSide | None:
         return None
     try:
         tower = _tower(about, states, name)
-        activation = _ACTIVATIONS[about["activation"]]
-        spaces = {str(key): _space(value, states, activation) for key, value in about["spaces"].items()}
+        projector = content["lgrep"].get("projector")
+        spaces = {str(key): _space(value, states, about, projector) for key, value in about["spaces"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{name} describes its language side wrongly ({type(error).__name__}: {error})"
@@ -225,40 +227,17 @@ def _stored_encoder(stored: str) -> nn.Module:
     return _Sentences(encoder.encode_texts)
 
 
-def _space(about: Mapping[str, str], states: Mapping[str, Tensor], activation: type[nn.Module]) -> Space:
+def _space(
+    about: Mapping[str, str],
+    states: Mapping[str, Tensor],
+    language: Mapping[str, Any],
+    projector: dict[str, str] | None,
+) -> Space:
     scale = states[about["logit_scale"]]
-    image, text = _head(about["image"], states, activation), _head(about["text"], states, nn.ReLU)
+    if about["image"] == PROJECTOR and projector:
+        layers = projector
+    else:  # older checkpoints name only the activation of a projector
+        layers = guessed_layers(about["image"], states, str(language.get("activation", "relu")))
+    image = rebuilt_head(about["image"], states, layers)
+    text = rebuilt_head(about["text"], states, guessed_layers(about["text"], states, "relu"))
     return Space(image, text, float(scale.float().exp()))
-
-
-def _head(prefix: str, states: Mapping[str, Tensor], activation: type[nn.Module]) -> nn.Module:
-    """A projection head built from the shapes of its weights: one linear layer, or linear -> norm -> activation."""
-    own = {key.removeprefix(f"{prefix}."): value for key, value in states.items() if key.startswith(f"{prefix}.")}
-    if set(own) - {"bias"} == {"weight"} and own["weight"].ndim == 2:
-        head: nn.Module = _linear(own, "")
-    elif own and all(key.startswith(("linear", "norm")) for key in own):
-        head = nn.Sequential(_layers(own, activation))
-    else:
-        raise ConfigError(f"its head '{prefix}' is neither a linear layer nor an MLP (weights: {sorted(own)[:4]})")
-    load_strictly(head, own, prefix)
-    return head
-
-
-def _layers(states: Mapping[str, Tensor], activation: type[nn.Module]) -> OrderedDict[str, nn.Module]:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    last = max(int(key.split(".")[0].removeprefix("linear")) for key in states if key.startswith("linear"))
-    for number in range(1, last + 1):
-        layers[f"linear{number}"] = _linear(states, f"linear{number}.")
-        norm, width = f"norm{number}.", len(states[f"linear{number}.weight"])
-        if f"{norm}running_mean" in states:
-            layers[norm[:-1]] = nn.BatchNorm1d(width, affine=f"{norm}weight" in states)
-        elif f"{norm}weight" in states:
-            layers[norm[:-1]] = nn.LayerNorm(width)
-        if number < last:
-            layers[f"activation{number}"] = activation()
-    return layers
-
-
-def _linear(states: Mapping[str, Tensor], prefix: str) -> nn.Linear:
-    out, width = states[f"{prefix}weight"].shape
-    return nn.Linear(width, out, bias=f"{prefix}bias" in states)

@@ -17,6 +17,7 @@ from lgrep.errors import ConfigError, LgrepError
 from lgrep.losses.gather import row_offset
 from lgrep.methods.language.base import LanguageObjective
 from lgrep.methods.modules.chunks import encode_in_chunks
+from lgrep.methods.modules.heads import MLPHead
 from lgrep.methods.modules.sharding import apart, gather_backbones, shard
 from lgrep.methods.modules.steps import Means, mean_over_processes, step_seed
 from lgrep.optim import Optimisation, clip_gradients, parameter_groups
@@ -207,15 +208,17 @@ class Method(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        projector = getattr(self, "projector", None)
         checkpoint["lgrep"] = {
             "backbone": {"name": self.backbone.name, "options": self.backbone.options},
             "image": dict(self.image),
             "method": f"{type(self).__module__}.{type(self).__qualname__}",
+            "projector": projector.kinds if isinstance(projector, MLPHead) else None,
             "step": self.global_step,
             "budget": {"steps": self.global_step, **{k: v * self.global_step for k, v in self.budget_per_step.items()}},
         }
         if self.language is not None:
-            checkpoint["lgrep"]["language"] = self.language.description(getattr(self, "projector", None))
+            checkpoint["lgrep"]["language"] = self.language.description(projector)
 
 
 def check_classes(number: int) -> None:

@@ -132,7 +132,6 @@ class LanguageObjective(nn.Module):
         """
         tower, modalities = self._described
         own = projector if self.source == "embeddings" else None  # the method's head places pictures
-        gelu = own is not None and any(isinstance(layer, nn.GELU) for layer in own.modules())
         # public weights are replaced by the checkpoint's, and a checkpoint may not name files to open
         options = {key: value for key, value in tower.options.items() if key != "weights"}
         return {
@@ -141,7 +140,6 @@ class LanguageObjective(nn.Module):
             "vocab_size": modalities.vocab_size,
             "context_length": modalities.context_length,
             "stored": modalities.stored,
-            "activation": "gelu" if gelu else "relu",
             "spaces": {
                 name: {
                     "image": f"language.{image}" if own is None else "projector",

@@ -91,6 +91,13 @@ class MLPHead(nn.Sequential):
         super().__init__(layers)
         self.out_dim = dims[-1]
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Its layers by name: `linear`, `batch`, `layer`, `relu` or `gelu`; with its weights, all that rebuilds it."""
+        kinds = {name: name.rstrip("0123456789") for name, _ in self.named_children()}
+        norms = {name: "batch" if hasattr(self.get_submodule(name), "running_mean") else "layer" for name in kinds}
+        return {name: norms[name] if kind == "norm" else kind for name, kind in kinds.items()}
+
 
 class TrexProjector(nn.Module):
     """Unit length -> (Linear -> BatchNorm -> GELU) x hidden layers -> Linear without bias (t-ReX).
