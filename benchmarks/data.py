@@ -34,7 +34,7 @@ from torchvision.transforms import v2
 from lgrep.data.decoding import decode_pixels
 from lgrep.data.stacking import stack_views
 from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Recipe
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 SIZE, VIEWS, BATCH = 224, 2, 32
 SOURCES = {"jpeg": (500, 375), "png": (256, 256)}
@@ -264,7 +264,7 @@ def main() -> None:
             writer = csv.DictWriter(file, list(lines[0]), restval="")
             writer.writeheader()
             writer.writerows(lines)
-        conditions = {"hardware": hardware(), "versions": versions(), "commit": git_commit(), "rounds": given.rounds}
+        conditions = {**provenance(), "rounds": given.rounds}
         (given.out / "conditions.json").write_text(json.dumps(conditions, indent=2) + "\n", encoding="utf-8")
 
 

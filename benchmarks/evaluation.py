@@ -30,7 +30,7 @@ from lgrep.evaluation.evaluators.linear_transfer import WEIGHT_DECAYS
 from lgrep.evaluation.knn import _votes, knn_predict
 from lgrep.evaluation.linear import C_GRID, Scaler, top1
 from lgrep.evaluation.linear_backends import CHOOSING, ScikitLearn, UnsquaredPenalty
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 Row = dict[str, Any]
 COSTS = sorted(1 / decay for decay in WEIGHT_DECAYS)
@@ -231,8 +231,11 @@ def write(folder: Path, rows: list[Row], details: list[Row], options: argparse.N
             writer.writeheader()
             writer.writerows(details)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
-    conditions = {"command": " ".join(["python", "benchmarks/evaluation.py", *sys.argv[1:]]), "commit": git_commit(),
-                  "settings": settings, "hardware": hardware(), "versions": versions()}  # fmt: skip
+    conditions = {
+        "command": " ".join(["python", "benchmarks/evaluation.py", *sys.argv[1:]]),
+        "settings": settings,
+        **provenance(),
+    }
     (folder / "conditions.json").write_text(json.dumps(conditions, indent=1) + "\n")
     lines = [f"| {row['task']} | {row['implementation']} | {row['seconds']:.3g} | "
              f"{row.get('faster', 0):.1f} | {row.get('measured', '')} | {row.get('detail', '')} |".replace("| 0.0 |", "| |") for row in rows]  # fmt: skip

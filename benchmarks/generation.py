@@ -39,7 +39,7 @@ from lgrep.generation.noise import Key
 from lgrep.generation.painter import Painter
 from lgrep.generation.run import Resolved, prepare
 from lgrep.generation.settings import Generator
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 Row = dict[str, Any]
 PUBLISHED_BATCH = 6
@@ -221,8 +221,11 @@ def main() -> None:
             writer = csv.DictWriter(handle, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        conditions = {"command": " ".join(["python", "benchmarks/generation.py", *sys.argv[1:]]), "commit": git_commit(),
-                      "threads": options.threads, "hardware": hardware(), "versions": versions()}  # fmt: skip
+        conditions = {
+            "command": " ".join(["python", "benchmarks/generation.py", *sys.argv[1:]]),
+            "threads": options.threads,
+            **provenance(),
+        }
         (options.out / f"{options.pipeline}.json").write_text(json.dumps(conditions, indent=1) + "\n")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid, normalize
 
 from lgrep import losses
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 TEMPERATURE = 0.1
 VIEWS = 4  # positives of the multi-positive rows
@@ -212,9 +212,8 @@ def main() -> None:
             )
             writer.writeheader()
             writer.writerows(rows)
-        conditions = {"command": " ".join(["python", "benchmarks/losses.py", *sys.argv[1:]]), "commit": git_commit(),
-                      "threads": options.threads, "hardware": hardware(), "versions": versions(),
-                      "input": "bfloat16" if options.device == "cuda" else "float32"}  # fmt: skip
+        conditions = {"command": " ".join(["python", "benchmarks/losses.py", *sys.argv[1:]]), **provenance(),
+                      "threads": options.threads, "input": "bfloat16" if options.device == "cuda" else "float32"}  # fmt: skip
         (options.out / "conditions.json").write_text(json.dumps(conditions, indent=1) + "\n")
 
 

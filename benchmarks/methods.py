@@ -35,7 +35,7 @@ from lgrep.data.batch import Batch
 from lgrep.methods.base import Method
 from lgrep.methods.language import CLIPObjective, Modalities, Tower
 from lgrep.optim import build_optimizer, parameter_groups
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 SIZES = {"simclr": [2], "byol": [2], "swav": [2, 6], "dino": [2, 6], "mae": [1], "clip": [1]}  # large and small views
 Step = Callable[[], None]
@@ -211,7 +211,7 @@ def write(options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     command = " ".join(["python", "benchmarks/methods.py", *sys.argv[1:]])
-    conditions = {"command": command, "commit": git_commit(), "hardware": hardware(), "versions": versions(),
+    conditions = {"command": command, **provenance(),
                   **{name: getattr(options, name) for name in ("anchors", "size", "backbone", "vit", "device", "threads", "steps")}}  # fmt: skip
     (options.out / "conditions.json").write_text(json.dumps(conditions, indent=1) + "\n")
     lines = ["# Methods: time and memory of a step", "", f"`{command}`: forward, backward, AdamW, teacher and prototypes, "

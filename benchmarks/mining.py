@@ -35,7 +35,7 @@ from lgrep.data.table import Table
 from lgrep.mining import Miner, mine
 from lgrep.mining.search import require_faiss
 from lgrep.mining.units import normalised
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 Row = dict[str, Any]
 BATCH = 512  # queries at a time, as published
@@ -254,8 +254,11 @@ def main() -> None:
             writer = csv.DictWriter(handle, names)
             writer.writeheader()
             writer.writerows(rows)
-        conditions = {"command": " ".join(["python", "benchmarks/mining.py", *sys.argv[1:]]), "commit": git_commit(),
-                      "threads": options.threads, "hardware": hardware(), "versions": versions()}  # fmt: skip
+        conditions = {
+            "command": " ".join(["python", "benchmarks/mining.py", *sys.argv[1:]]),
+            "threads": options.threads,
+            **provenance(),
+        }
         (options.out / "conditions.json").write_text(json.dumps(conditions, indent=1) + "\n")
 
 

@@ -37,7 +37,7 @@ from lgrep.data.shards import write_tables
 from lgrep.data.sources import WebDataset, ZipSource
 from lgrep.data.stores import ArchiveStore
 from lgrep.data.table import Table, open_set
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 PICTURE = 30_000  # bytes
 PER_SHARD = 10_000
@@ -310,9 +310,7 @@ def main() -> None:
             csv.writer(file).writerows([("what", "how", "value", "unit"), *rows])
         about = {
             "command": " ".join(["python", *sys.argv]),
-            "hardware": hardware(),
-            "versions": versions(),
-            "commit": git_commit(),
+            **provenance(),
         }
         (options.out / "conditions.json").write_text(json.dumps(about, indent=1) + "\n")
 

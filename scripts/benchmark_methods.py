@@ -192,10 +192,10 @@ def summarised(found: Sequence[dict[str, float]]) -> dict[str, Any]:
 def write_conditions(path: Path) -> None:
     """What the numbers were measured on and with."""
     from lgrep.files import write_text
-    from lgrep.records import git_commit, hardware, versions
+    from lgrep.records import provenance
 
     typed = f"python scripts/benchmark_methods.py {shlex.join(sys.argv[1:])}".strip()
-    about = {"command": typed, "commit": git_commit(), "hardware": hardware(), "versions": versions()}
+    about = {"command": typed, **provenance()}
     write_text(path, json.dumps(about, indent=1) + "\n")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from lgrep.cli import program
 from lgrep.generation.emoji_pipeline import load_emoji_pipeline
 from lgrep.generation.emoji_report import QUANTILES, Report, sheet
-from lgrep.records import git_commit, hardware, weights_hash
+from lgrep.records import provenance, weights_hash
 
 SCALES = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0)
 CAPTIONS = {  # of the sample sheets: those of the test part were never seen
@@ -37,8 +37,7 @@ def main() -> int:
             "seed": options.seed,
             "steps": options.steps,
         },
-        "commit": git_commit(),
-        "hardware": hardware(),
+        **provenance(),
     }
     found["guidance"] = {part: guidance(report, part, options.steps) for part in ("train", "test")}
     found["steps"] = {str(steps): row(report, "train", options.scale, steps) for steps in options.compare_steps}

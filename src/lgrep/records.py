@@ -53,7 +53,7 @@ def make_record(
         predictions: name -> non-negative integers, one per sample, written beside the JSON.
 
     Returns:
-        The record; `commit` is None outside a repository.
+        The record.
     """
     return {
         "dataset": dataset,
@@ -65,9 +65,7 @@ def make_record(
         "data_hash": data_hash,
         "seed": seed,
         "budget": None if budget is None else dict(budget),
-        "commit": git_commit(),
-        "hardware": hardware(),
-        "versions": versions(),
+        **provenance(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "predictions": {name: compact(array) for name, array in (predictions or {}).items()},
     }
@@ -130,6 +128,11 @@ def weights_hash(module: nn.Module) -> str:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def provenance() -> dict[str, Any]:
+    """Where a number comes from: `commit` (None outside a repository), `hardware` and `versions`."""
+    return {"commit": git_commit(), "hardware": hardware(), "versions": versions()}
 
 
 @functools.cache

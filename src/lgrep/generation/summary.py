@@ -15,7 +15,7 @@ from lgrep.generation.captions import Captions
 from lgrep.generation.engine import Engine, lowered_batches
 from lgrep.generation.plan import work_folder
 from lgrep.generation.storage import Finished
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 SUMMARY = "generation.json"
 _LOOK = 2.0  # seconds between two looks at the finished shards
@@ -97,9 +97,7 @@ def write_summary(
         "batch_size": {"planned": engine.plan.batch_size, "lowered": lowered_batches(engine.folder)},
         "content_hash": about["content_hash"],
         "metrics": {"generation/pictures": float(pictures), "generation/left_out_share": 1 - pictures / watch.total},
-        "hardware": hardware(),
-        "versions": versions(),
-        "commit": git_commit(),
+        **provenance(),
     }  # fmt: skip
     _write_skipped(engine, captions)
     write_text(engine.folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")

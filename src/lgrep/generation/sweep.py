@@ -22,7 +22,7 @@ from lgrep.generation.plan import read_plan
 from lgrep.generation.sweep_measures import SetMeasures
 from lgrep.generation.sweep_report import Point, Source, draw, write_report
 from lgrep.generation.sweep_settings import Job, SweepSettings, generate_overrides, jobs_of, train_overrides
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 from lgrep.training import resolve as training
 from lgrep.training.folder import RunFolder
 
@@ -163,9 +163,7 @@ class Sweep:
     def _about(self) -> dict[str, Any]:
         return {
             "settings": self.settings.model_dump(mode="json"),
-            "commit": git_commit(),
-            "hardware": hardware(),
-            "versions": versions(),
+            **provenance(),
             "sets": list(self.sets.values()),
             "runs": self.runs,
             "failed": self.failed,

@@ -32,7 +32,7 @@ from lgrep.mining.search import Found, require_faiss
 from lgrep.mining.settings import Miner
 from lgrep.mining.strategy import Machine
 from lgrep.mining.units import Rows
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 
 CACHE = "cache/mining"
 _BLOCK = 2**17  # rows written at a time
@@ -165,9 +165,7 @@ class _Run:
                 "plan": self.plan,
                 "seconds": clock,
                 "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-                "versions": versions(),
-                "hardware": hardware(),
-                "commit": git_commit(),
+                **provenance(),
                 "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             },
         )

@@ -27,7 +27,7 @@ from lgrep.loggers import MetricsFile, Tracker
 from lgrep.methods.base import Method
 from lgrep.methods.language import LanguageObjective, Modalities
 from lgrep.optim import Optimisation, scaled_lr
-from lgrep.records import git_commit, hardware, versions, weights_hash
+from lgrep.records import provenance, weights_hash
 from lgrep.training.acceleration import apply_trades
 from lgrep.training.augmentation import augments_in_workers
 from lgrep.training.folder import RunFolder
@@ -269,9 +269,7 @@ def _summary(
         "data_hash": data.table.content_hash,
         "seed": resolved.config.seed,
         "choices": resolved.choices,
-        "commit": git_commit(),
-        "hardware": hardware(),
-        "versions": versions(),
+        **provenance(),
     }
 
 

@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 
 from lgrep.config.identity import identity
 from lgrep.files import write_text
-from lgrep.records import git_commit, hardware, versions
+from lgrep.records import provenance
 from lgrep.training.doctor.measured import LOADING_PARTS, Measured, loading_capacity, training_capacity
 from lgrep.training.doctor.rules import Verdict
 from lgrep.training.resolve import Resolved
@@ -44,9 +44,7 @@ def write_report(resolved: Resolved, measured: Measured | None, found: Verdict) 
         "advice": [asdict(item) for item in found.advice],
         "measured": None if measured is None else asdict(measured),
         "choices": resolved.choices,
-        "commit": git_commit(),
-        "hardware": hardware(),
-        "versions": versions(),
+        **provenance(),
     }
     if measured is not None:
         report["pictures_per_second"] = {
