@@ -92,6 +92,9 @@ class Program(Popen):  # type: ignore[type-arg]
                 pid, status = self._try_wait(os.WNOHANG)
                 if pid:
                     self._handle_exitstatus(status)  # type: ignore[attr-defined]
+            except ConnectionError:
+                if not options and not arguments:  # `__del__` asks with some, when the server may have ended before
+                    raise
             finally:
                 self._waitpid_lock.release()  # type: ignore[attr-defined]
         return self.returncode
