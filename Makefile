@@ -34,7 +34,7 @@ install: $(VENV)/.run
 
 demo: $(VENV)/.run
 	$(BIN)/python train.py +experiment=stablerep_emoji
-	$(BIN)/python evaluate.py model=runs/stablerep_emoji
+	$(BIN)/python evaluate.py 'model=[runs/stablerep_emoji,runs/stablerep_emoji:both]'
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
