@@ -67,6 +67,9 @@ def test_runs_that_differ_by_the_seed_alone_are_one_row(tmp_path: Path) -> None:
     text = markdown(found)
     assert "| simclr" in text and "55.0 ± 63.5" in text and "90.0 |" in text
     assert r"\textbf{90.0}" in latex(found) and r"base\_lr" not in latex(found)
+    both = [record(f"{run}:both", 0.7, 3 + number) for number, run in enumerate(runs[:2])]
+    beside = collect(read_records([written(tmp_path / "beside", records + both)])).models
+    assert [len(own) for own in beside.values()] == [2, 1, 2] and list(beside)[2] == f"{list(beside)[0]}:both"
 
 
 def test_other_protocols_in_a_column_are_said(tmp_path: Path) -> None:

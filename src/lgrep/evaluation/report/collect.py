@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lgrep.checkpoints.heads import split_features
 from lgrep.errors import DataError
 
 Key = tuple[str, str, str]  # data set, evaluation, metric
@@ -119,8 +120,10 @@ def collect(records: Sequence[dict[str, Any]], together: bool = True) -> Collect
 
 def recipe_of(run: str) -> str:
     """What runs that differ by their seed alone share: the name and configuration of a run folder, else its own name."""
+    place, features = split_features(run)
+    folder = Path(place)
     config = next(
-        (path for path in (Path(run), Path(run).parent, *Path(run).glob("*")) if (path / "config.yaml").is_file()), None
+        (path for path in (folder, folder.parent, *folder.glob("*")) if (path / "config.yaml").is_file()), None
     )
     if config is None:
         return run
@@ -131,7 +134,8 @@ def recipe_of(run: str) -> str:
     values: Any = OmegaConf.to_container(OmegaConf.load(config / "config.yaml"), resolve=False)
     if not isinstance(values, dict):
         return run
-    return f"{config.parent.name} {identity({**values, 'seed': 0})}"
+    recipe = f"{config.parent.name} {identity({**values, 'seed': 0})}"
+    return recipe if features == "backbone" else f"{recipe}:{features}"
 
 
 def _notes(records: Sequence[dict[str, Any]]) -> list[str]:
