@@ -78,10 +78,22 @@ def test_a_method_without_such_a_head_says_so(name: str, tmp_path: Path) -> None
 
 def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     content = content_of(make_method("simclr"))
+    described = content["lgrep"]["projector"]
+    for layers, words in (
+        ({**described, "relu1": "tanh"}, "KeyError: 'tanh'"),
+        ({**described, "a.b": "relu"}, "is incomplete"),
+        ({"linear1": "linear"}, "unexpected: "),
+        ({**described, "relu1": ["relu"]}, "TypeError"),
+    ):
+        broken_description = {**content["lgrep"], "projector": layers}
+        torch.save({**content, "lgrep": broken_description}, tmp_path / "last.ckpt")
+        with pytest.raises(CheckpointError, match=words):
+            load_encoder(f"{tmp_path / 'last.ckpt'}:both")
     for change, words in (
         (lambda s: s.pop("projector.linear1.weight"), "'projector' is incomplete"),
         (lambda s: s.update({"projector.norm1.weight": torch.zeros(3)}), "of another shape: norm1.weight"),
         (lambda s: s.update({"projector.odd": torch.zeros(3)}), "unexpected: odd"),
+        (lambda s: s.update({"projector.linear1.weight": torch.zeros(24, 5)}), "does not fit its backbone"),
     ):
         broken = dict(content["state_dict"])
         change(broken)

@@ -29,7 +29,7 @@ def split_features(name: str) -> tuple[str, str]:
 
 
 class Projected(nn.Module):
-    """An encoder with its method's projector (SimCLR v2's "projection head as part of the encoder", 2006.10029).
+    """An encoder with its method's projector (SimCLR v2 keeps part of the head in it, arXiv 2006.10029).
 
     Args:
         backbone: pictures [B, 3, H, W] -> [B, D].
@@ -75,6 +75,7 @@ def with_projector(
 
     Raises:
         ConfigError: its method has no projector that can be rebuilt.
+        CheckpointError: a damaged projector.
     """
     if chosen == "backbone":
         return backbone
@@ -83,7 +84,11 @@ def with_projector(
         raise ConfigError(
             f"{file}:{chosen}: this checkpoint has no projector ({about.get('method', 'unknown method')}). Type {file}"
         )
-    return Projected(backbone, rebuilt_head(PROJECTOR, states, layers).eval(), chosen == "both")
+    projector = rebuilt_head(PROJECTOR, states, layers).eval()
+    try:
+        return Projected(backbone, projector, chosen == "both")
+    except RuntimeError as error:
+        raise CheckpointError(f"the projector in {file} does not fit its backbone: {error}") from error
 
 
 def rebuilt_head(prefix: str, states: Mapping[str, Tensor], layers: Mapping[str, str]) -> nn.Module:
@@ -103,7 +108,7 @@ def rebuilt_head(prefix: str, states: Mapping[str, Tensor], layers: Mapping[str,
             head: nn.Module = nn.Sequential(_made(own, layers))
         else:
             head = _linear(own, "")
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"its head '{prefix}' is incomplete ({type(error).__name__}: {error})") from error
     load_strictly(head, own, prefix)
     return head
