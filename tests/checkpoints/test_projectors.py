@@ -108,6 +108,13 @@ def test_only_checkpoints_have_one() -> None:
             load_encoder(name)
 
 
+def test_missing_runs_and_misspelt_features_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'runs/nothing' is no file or folder that is there"):
+        load_encoder("runs/nothing:both")
+    with pytest.raises(CheckpointError, match=r"did you mean 'both'\? Type .*:both"):
+        load_encoder(f"{tmp_path}:bth")
+
+
 def test_names() -> None:
     assert split_features("a:b/run") == ("a:b/run", "backbone")
     assert split_features("a:b/run:projector") == ("a:b/run", "projector")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lgrep.backbones.registry import LIBRARIES, build_backbone
-from lgrep.checkpoints.heads import split_features, with_projector
+from lgrep.checkpoints.heads import FEATURES, split_features, with_projector
 from lgrep.checkpoints.published import Published, read_plain, read_published
 from lgrep.checkpoints.strict import load_strictly
 from lgrep.checkpoints.transform import FILTERS, EvaluationTransform, library_transform
@@ -88,7 +88,8 @@ def load_encoder(
     """
     name, features = split_features(str(name_or_path))
     encoder: nn.Module
-    if features != "backbone" and not is_checkpoint(name):
+    model = name.split("/")[0] in (*LIBRARIES, "random", "pixels") or "/" not in name
+    if features != "backbone" and model and not is_checkpoint(name):
         raise ConfigError(f"{name}:{features}: only checkpoints of lgrep have projectors. Type {name}, or a run folder")
     if name == "pixels":
         size = image_size or PIXELS_SIZE
@@ -138,7 +139,11 @@ def checkpoint_file(path: Path) -> Path:
     if last.is_file():
         return last
     if not path.exists():
-        raise CheckpointError(f"there is no checkpoint or run folder at {path}")
+        run, _, features = str(path).rpartition(":")
+        hint = (
+            f"; {did_you_mean(features, FEATURES)} Type {run}:both, for example" if run and Path(run).exists() else ""
+        )
+        raise CheckpointError(f"there is no checkpoint or run folder at {path}{hint}")
     runs = sorted(path.glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     if runs:
         return runs[-1]
