@@ -20,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from lgrep.checkpoints.heads import split_features
+from lgrep.data.emoji import FOLDS
 from lgrep.evaluation.datasets.emoji import EmojiSet
 from lgrep.records import provenance, read_predictions
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDS = range(5)
 # metric -> (evaluation, predictions)
 METRICS = {"knn": ("knn", "knn"), "linear": ("linear", "linear"), "R@1": ("emoji", "rank")}
 BASELINES = ("pixels", "random")
@@ -33,7 +34,7 @@ DRAWS = 10_000
 
 def after(fold: int) -> int:
     """The validation fold."""
-    return (fold + 1) % len(FOLDS)
+    return (fold + 1) % FOLDS
 
 
 def train(options: argparse.Namespace, fold: int, seed: int) -> None:
@@ -60,17 +61,17 @@ def evaluate(options: argparse.Namespace, fold: int) -> list[Path]:
 
 def kind(model: str) -> tuple[str, int | None]:
     """What a model is in the table, and its seed."""
-    run, _, features = model.partition(":")
+    run, features = split_features(model)
     if not run.rpartition("/")[2].startswith("fold"):
         return ("random" if run.startswith("random") else run), None
-    return features or "backbone", int(run.rpartition("_seed")[2])
+    return features, int(run.rpartition("_seed")[2])
 
 
-def gather(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[tuple[str, str], dict[Any, np.ndarray]]]:
-    """Rows of results.csv; right or wrong per query: (metric, model) -> (cluster, seed) -> array."""
+def gather(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[tuple[str, str], dict[Any, list[float]]]]:
+    """Rows of results.csv; right or wrong per query: (metric, model) -> (cluster, seed) -> list."""
     rows: dict[tuple[int, str, int | None], dict[str, Any]] = {}
-    right: dict[tuple[str, str], dict[Any, np.ndarray]] = {}
-    for fold in FOLDS:
+    right: dict[tuple[str, str], dict[Any, list[float]]] = {}
+    for fold in range(FOLDS):
         dataset = EmojiSet(test_fold=fold, val_fold=after(fold))
         labels = dataset.parts()["test"].labels.numpy()
         clusters = {name: dataset.caption_clusters(name).numpy() for name in ("test", "query")}
@@ -120,7 +121,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda job: train(options, *job), [(fold, seed) for seed in options.seeds for fold in FOLDS]))
+        list(
+            pool.map(
+                lambda job: train(options, *job), [(fold, seed) for seed in options.seeds for fold in range(FOLDS)]
+            )
+        )
     rows, right = gather(options)
     summary = []
     for metric in METRICS:

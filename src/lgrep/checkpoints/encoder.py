@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lgrep.backbones.registry import LIBRARIES, build_backbone
 from lgrep.checkpoints.heads import FEATURES, split_features, with_projector
 from lgrep.checkpoints.published import Published, read_plain, read_published
-from lgrep.checkpoints.strict import load_strictly
+from lgrep.checkpoints.strict import below, load_strictly
 from lgrep.checkpoints.transform import FILTERS, EvaluationTransform, library_transform
 from lgrep.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from lgrep.errors import CheckpointError, ConfigError, did_you_mean
@@ -194,8 +194,7 @@ def _from_checkpoint(path: Path, image_size: int | None, features: str) -> tuple
             return _rebuilt(*_exported(path), path, image_size)
         return published_encoder(read_published(file, content=content), file, image_size)
     about, states = _own(content, file)["lgrep"], content["state_dict"]
-    own = {key.removeprefix(PREFIX): value for key, value in states.items() if key.startswith(PREFIX)}
-    backbone, transform = _rebuilt(about, own, file, image_size)
+    backbone, transform = _rebuilt(about, below(states, PREFIX), file, image_size)
     return with_projector(backbone.eval(), about, states, features, path), transform
 
 

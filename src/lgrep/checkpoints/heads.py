@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lgrep.checkpoints.strict import load_strictly
+from lgrep.checkpoints.strict import below, load_strictly
 from lgrep.errors import CheckpointError, ConfigError
 
 FEATURES = ("backbone", "projector", "both")
@@ -102,7 +102,7 @@ def rebuilt_head(prefix: str, states: Mapping[str, Tensor], layers: Mapping[str,
     Raises:
         CheckpointError: weights and layers that do not fit together.
     """
-    own = {key.removeprefix(f"{prefix}."): value for key, value in states.items() if key.startswith(f"{prefix}.")}
+    own = below(states, f"{prefix}.")
     try:
         if layers:
             head: nn.Module = nn.Sequential(_made(own, layers))
@@ -120,7 +120,7 @@ def guessed_layers(prefix: str, states: Mapping[str, Tensor], activation: str) -
     Raises:
         ConfigError: another kind of head.
     """
-    own = {key.removeprefix(f"{prefix}."): value for key, value in states.items() if key.startswith(f"{prefix}.")}
+    own = below(states, f"{prefix}.")
     if set(own) - {"bias"} == {"weight"} and own["weight"].ndim == 2:
         return {}
     if not own or not all(key.startswith(("linear", "norm")) for key in own):

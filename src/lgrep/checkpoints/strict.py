@@ -1,4 +1,4 @@
-"""Weights that must fit exactly."""
+"""Weights of a part of a model, which must fit it exactly."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lgrep.errors import CheckpointError
+
+
+def below(states: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with `prefix`, without it.
+
+    >>> import torch
+    >>> list(below({"backbone.conv": torch.zeros(1), "head": torch.zeros(1)}, "backbone."))
+    ['conv']
+    """
+    return {key.removeprefix(prefix): value for key, value in states.items() if key.startswith(prefix)}
 
 
 def load_strictly(encoder: nn.Module, states: Mapping[str, Tensor], file: str | Path) -> None:

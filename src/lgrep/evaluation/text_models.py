@@ -14,7 +14,7 @@ from lgrep.backbones.registry import open_clip_model
 from lgrep.backbones.text import build_text_encoder
 from lgrep.checkpoints.encoder import is_checkpoint, project_checkpoint
 from lgrep.checkpoints.heads import PROJECTOR, guessed_layers, rebuilt_head, split_features
-from lgrep.checkpoints.strict import load_strictly
+from lgrep.checkpoints.strict import below, load_strictly
 from lgrep.data.text.tokenizers import build_tokenizer
 from lgrep.errors import CheckpointError, ConfigError
 from lgrep.evaluation.contract import TextEncoder
@@ -183,7 +183,7 @@ def _of_checkpoint(name: str) -> TextSide | None:
         return None
     try:
         tower = _tower(about, states, name)
-        projector = content["lgrep"].get("projector")
+        projector = content["lgrep"].get(PROJECTOR)
         spaces = {str(key): _space(value, states, about, projector) for key, value in about["spaces"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
@@ -208,9 +208,7 @@ def _tower(about: Mapping[str, Any], states: Mapping[str, Tensor], name: str) ->
     tokenizer = build_tokenizer(str(about["tokenizer"]), length)
     with torch.random.fork_rng(devices=[]):
         tower = build_text_encoder(kind, int(about["vocab_size"]), length, **options)
-    prefix = "language.tower."
-    own = {key.removeprefix(prefix): value for key, value in states.items() if key.startswith(prefix)}
-    load_strictly(tower, own, name)
+    load_strictly(tower, below(states, "language.tower."), name)
     return _Tokenised(tokenizer, tower)
 
 

@@ -95,8 +95,10 @@ class MLPHead(nn.Sequential):
     def kinds(self) -> dict[str, str]:
         """Its layers by name: `linear`, `batch`, `layer`, `relu` or `gelu`; with its weights, all that rebuilds it."""
         kinds = {name: name.rstrip("0123456789") for name, _ in self.named_children()}
-        norms = {name: "batch" if hasattr(self.get_submodule(name), "running_mean") else "layer" for name in kinds}
-        return {name: norms[name] if kind == "norm" else kind for name, kind in kinds.items()}
+        for name, kind in kinds.items():
+            if kind == "norm":
+                kinds[name] = "batch" if hasattr(self.get_submodule(name), "running_mean") else "layer"
+        return kinds
 
 
 class TrexProjector(nn.Module):
