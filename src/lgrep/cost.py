@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -76,9 +77,7 @@ def cost_of_run(
         kind = "cpu_process_hours" if start.device == "cpu" else "accelerator_hours"
         hours[kind] += start.seconds * start.processes / 3600
     synthesis = [] if data is None else synthesis_of(data)
-    stored = sum(
-        path.stat().st_size for path in {p.stat().st_ino: p for p in run_dir.rglob("*") if p.is_file()}.values()
-    )
+    stored = _bytes_in(run_dir)
     total = {name: hours.get(name, 0.0) + sum(made[name] for made in synthesis) for name in _NUMBERS[:2]}
     return {
         "starts": len(starts),
@@ -95,6 +94,17 @@ def cost_of_run(
         "total": {**{name: _hours(value) for name, value in total.items()},
                   "bytes": stored + sum(made["bytes"] for made in synthesis)},
     }  # fmt: skip
+
+
+def _bytes_in(folder: Path) -> int:
+    """Size of a folder's files, hard links counted once; what disappears meanwhile is not counted."""
+    sizes: dict[tuple[int, int], int] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                about = os.stat(os.path.join(place, name))
+                sizes[about.st_dev, about.st_ino] = about.st_size
+    return sum(sizes.values())
 
 
 def cost_at(path: str | Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def test_a_run_that_was_interrupted_costs_the_sum_of_its_starts(
 @pytest.mark.ddp
 def test_two_processes_hold_two_devices(tmp_path: Path) -> None:
     arguments = quick(overrides(tmp_path / "data", tmp_path / "runs", "duration.steps=3", "schedule.warmup_steps=1"))
-    cost = train_on(2, arguments)[0]["cost"]
+    summaries = train_on(2, arguments)
+    cost = summaries[0]["cost"]
+    assert "cost" not in summaries[1], "the second process must not read what the first one may still be writing"
     assert cost["processes"] == 2 and cost["steps"] == 3 and cost["starts"] == 1
     assert cost["cpu_process_hours"] == pytest.approx(2 * cost["wall_seconds"] / 3600, abs=1e-6)
 
@@ -105,6 +108,14 @@ def test_synthesis_is_part_of_the_total(tmp_path: Path) -> None:
     assert cost["total"]["accelerator_hours"] == 15 and cost["total"]["cpu_process_hours"] == 0.51
     assert cost["total"]["bytes"] == cost["bytes"] + 1000
     assert cost["steps"] == 23 and cost["pictures_seen"] == cost["pictures_decoded"] == 23 * 60 and cost["flops"] == 161
+
+
+def test_files_that_disappear_meanwhile_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "step-00000004.ckpt").write_bytes(bytes(100))
+    os.link(tmp_path / "step-00000004.ckpt", tmp_path / "last.ckpt")
+    walked = [*os.walk(tmp_path), (str(tmp_path), [], ["step-00000004.partial"])]
+    monkeypatch.setattr(os, "walk", lambda folder: walked)
+    assert cost_of_run(tmp_path, {"pictures": 6, "flops": 7}, (6, 6))["bytes"] == 100
 
 
 def test_a_damaged_ledger_or_summary_stops_nothing(tmp_path: Path) -> None:

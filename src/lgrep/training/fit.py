@@ -90,7 +90,14 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
         except SystemExit as error:  # how Lightning answers a KeyboardInterrupt: here the second Ctrl-C
             raise KeyboardInterrupt from error
     summary = _summary(resolved, trainer, method, data, folder)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero:  # the others do not read the folder: this process may still be writing there
+        summary["cost"] = cost_of_run(
+            folder.path,
+            method.budget_per_step,
+            (len(data.views), len({view.picture for view in data.views})),
+            config.data,
+            data.replaced_count,
+        )
         folder.write_summary(summary)
     return summary
 
@@ -252,13 +259,6 @@ def _summary(
             "steps": trainer.global_step,
             **{name: value * trainer.global_step for name, value in method.budget_per_step.items()},
         },
-        "cost": cost_of_run(
-            folder.path,
-            method.budget_per_step,
-            (len(data.views), len({view.picture for view in data.views})),
-            resolved.config.data,
-            data.replaced_count,
-        ),
         "epochs": trainer.global_step * trainer.accumulate_grad_batches / data.batches_per_epoch,
         "peak_lr": plan.peak_lr,
         "metrics": metrics,
