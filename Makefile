@@ -42,7 +42,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 
 check: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # the type checks take one core for a minute, beside the tests
 test: $(VENV)/.test

@@ -33,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
         programs.share_server()
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than cores: what tests wait for (other processes, timeouts) left a tenth of the cores idle."""
+    return min(4, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First what waits more than it computes: `make test` has its type checks beside the first tests."""
     items.sort(key=lambda item: item.path.name != "test_doctor.py")

@@ -29,6 +29,7 @@ import tempfile
 import threading
 import time
 import types
+import weakref
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -159,7 +160,7 @@ def _exactly(connection: socket.socket, number: int) -> bytes:
 # What nearly every program imports. lgrep.cli is first: it sets what OpenMP reads when torch is imported.
 PRELOADED = (
     *("lgrep.cli", "lgrep.training.fit", "lgrep.methods", "lgrep.sweeps.run", "lgrep.evaluation.run"),
-    *("timm", "torchvision", "matplotlib.pyplot", "hydra"),
+    *("timm", "torchvision", "matplotlib.pyplot", "hydra", "open_clip", "pandas", "lgrep.mining"),
 )
 
 
@@ -169,6 +170,8 @@ def serve(path: str) -> dict[str, Any]:
     for name in PRELOADED:
         importlib.import_module(name)
     assert threading.active_count() == 1, "a process with threads cannot be forked"
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False  # taking torch's operators apart took 40 ms of every program
     gc.freeze()  # a collection would copy every page of the forked process
     gc.enable()
     listener = socket.socket(socket.AF_UNIX)

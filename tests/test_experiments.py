@@ -20,7 +20,8 @@ from lgrep.errors import ConfigError
 from lgrep.training.fit import train
 from lgrep.training.resolve import resolve
 
-NAMES = sorted(experiments())
+DESCRIPTIONS = experiments()
+NAMES = sorted(DESCRIPTIONS)
 # one of each kind in the default run; the others are the same code with other numbers
 SHOWN = ("stablerep_plus_laion1m", "mae_cc12m", "dino_cc3m_synthetic", "lgslip_redcaps", "lgssl_declip_nns_redcaps",
          "lgssl_clip_sbert_redcaps", "clip_rocket_29m_rn50", "byolip_yfcc15m_vits16", "slip_yfcc15m_vitb16",
@@ -62,7 +63,7 @@ def test_is_complete_and_consistent(name: str) -> None:
     values, choices = composed(name)
     resolved = resolve(values, choices)
     assert resolved.name == name or name in ("stablerep_emoji", "simclr_emoji", "lgsimclr_emoji")
-    assert len(experiments()[name]) > 20 and experiments()[name].endswith((".", ")"))
+    assert len(DESCRIPTIONS[name]) > 20 and DESCRIPTIONS[name].endswith((".", ")"))
     assert resolved.config.loader.batch_size >= 32
 
 
