@@ -1,6 +1,8 @@
 """Imports point one way: entry points -> methods, evaluation, ... -> losses, backbones, data."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import lgrep
@@ -92,3 +94,15 @@ def test_nothing_executes_data() -> None:
                 assert "trust_remote_code" not in text, (file, text)
                 assert "allow_pickle=True" not in text, (file, text)
                 assert not text.startswith("torch.load(") or "weights_only=True" in text, (file, text)
+
+
+def test_heavy_packages_are_imported_only_when_used() -> None:
+    """Evaluation and mining start in half the time without Lightning, and what it imports in turn."""
+    code = (
+        "import sys, lgrep.evaluation.run, lgrep.mining;"
+        "early = {'pytorch_lightning', 'transformers', 'timm', 'matplotlib'} & set(sys.modules);"
+        "import lgrep.training.fit, lgrep.loggers;"
+        "print(early | {'wandb', 'tensorboard', 'faiss', 'diffusers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

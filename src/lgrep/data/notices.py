@@ -6,16 +6,16 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-from pytorch_lightning.utilities import rank_zero_only
+from lgrep.ranks import rank
 
 _ESCAPED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, bytes that are no UTF-8, line separators
 _BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-@rank_zero_only
 def notice(text: str) -> None:
     """Print one line to stderr, from the first process only."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    if rank() == 0:
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def shown(name: object) -> str:

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from lgrep.ranks import rank
 
 _LONG = 2**26  # bytes that take a second or so
 
@@ -21,7 +22,7 @@ def reading_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         title: what is read.
         total: bytes.
     """
-    if total < _LONG or not sys.stderr.isatty() or getattr(rank_zero_only, "rank", 0) != 0:
+    if total < _LONG or not sys.stderr.isatty() or rank() != 0:
         yield lambda number: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from lgrep.backbones import build_backbone
@@ -27,6 +26,7 @@ from lgrep.loggers import MetricsFile, Tracker
 from lgrep.methods.base import Method
 from lgrep.methods.language import LanguageObjective, Modalities
 from lgrep.optim import Optimisation, scaled_lr
+from lgrep.ranks import rank
 from lgrep.records import provenance, weights_hash
 from lgrep.training.acceleration import apply_trades
 from lgrep.training.augmentation import augments_in_workers
@@ -63,7 +63,7 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
 
         return examine(resolved)
     fresh = config.resume == "never"
-    folder = RunFolder.of(config.paths.runs, resolved.name, resolved.values, fresh, rank=_rank())
+    folder = RunFolder.of(config.paths.runs, resolved.name, resolved.values, fresh, rank=rank())
     finished = folder.summary
     if finished is not None:
         print(f"{folder.path} holds the finished run of this configuration. Type resume=never to run it again.")
@@ -71,7 +71,7 @@ def train(values: dict[str, Any], choices: dict[str, str]) -> dict[str, Any]:
     data = build_data(resolved)
     method = build_method(resolved, data)
     assert method.optimisation is not None
-    if _rank() == 0:
+    if rank() == 0:
         folder.create(resolved.values)
     checkpoint = _state(resolved, folder, method)
     stop = StopRequest(config.trainer.timeout_s)
@@ -107,7 +107,7 @@ def _state(resolved: Resolved, folder: RunFolder, method: Method) -> Path | None
     assert method.optimisation is not None
     state, problems = state_to_resume(folder, resolved.config.resume)
     check_fit(state, method, method.optimisation.total_steps)
-    if _rank() == 0:
+    if rank() == 0:
         forget_failure(folder)
         for problem in problems:
             print(f"{problem}; going on from {state or 'the beginning'}")
@@ -271,8 +271,3 @@ def _summary(
         "choices": resolved.choices,
         **provenance(),
     }
-
-
-def _rank() -> int:
-    """Rank of this process as its launcher says it, before any process group exists."""
-    return int(getattr(rank_zero_only, "rank", 0))

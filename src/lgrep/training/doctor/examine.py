@@ -24,6 +24,7 @@ from lgrep.data.failures import named_failures
 from lgrep.data.workers import usable_cores
 from lgrep.methods.base import Method
 from lgrep.methods.modules.chunks import has_batchnorm
+from lgrep.ranks import rank
 from lgrep.training import fit
 from lgrep.training.doctor.course import Course, Keeper
 from lgrep.training.doctor.ledger import Ledger, LedgerProfiler, watched, watched_acts
@@ -62,7 +63,7 @@ def examine(resolved: Resolved) -> dict[str, Any]:
         measured = None
         batchnorm = has_batchnorm(method.backbone)
         found = memory_verdict(config.loader.batch_size, config.trainer.chunk_size, batchnorm, config.trainer.precision)
-    if fit._rank() > 0:
+    if rank() > 0:
         return {}
     report = write_report(resolved, measured, found)
     show(resolved, measured, found, report["path"])
