@@ -81,5 +81,9 @@ def forget_features(trainer: pl.Trainer) -> None:
 
 
 def has_probe(trainer: pl.Trainer) -> bool:
-    """Whether the data module brings labelled probe pictures."""
+    """Whether the data module brings labelled probe pictures.
+
+    The first call decodes them, so a callback asks when the training starts: pictures that cannot be read
+    end the run there.
+    """
     return getattr(getattr(trainer, "datamodule", None), "probe", None) is not None

@@ -26,13 +26,15 @@ class OnlineKNN(PeriodicCallback):
     def __init__(self, every_n_steps: PositiveInt = 100, k: PositiveInt = 20) -> None:
         super().__init__(every_n_steps)
         self.k = k
+        self._probed = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         forget_features(trainer)
+        self._probed = has_probe(trainer)
 
     def act(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-        if not has_probe(trainer):
+        if not self._probed:
             return
         probe = trainer.datamodule.probe  # type: ignore[attr-defined]
         gallery, queries = (probe_features(trainer, module, part) for part in ("gallery", "queries"))

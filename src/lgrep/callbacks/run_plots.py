@@ -38,9 +38,13 @@ class RunPlots(pl.Callback):
         self.queries = queries
         self.neighbours = neighbours
         self.query_seed = query_seed
+        self._probed = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._probed = has_probe(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if has_probe(trainer):
+        if self._probed:
             # every rank embeds (a sharded backbone needs all of them); one draws
             features = [probe_features(trainer, pl_module, part) for part in ("gallery", "queries")]
             if trainer.is_global_zero:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
@@ -17,14 +16,14 @@ from lgrep.data.dataset import Collate, ViewDataset
 from lgrep.data.mixing import MixedOrder
 from lgrep.data.orders import EpochOrder, RandomOrder, ShardOrder
 from lgrep.data.pairings import Pairing, first_rows, relations_of
-from lgrep.data.probe import ProbeData, render_probe
+from lgrep.data.probe import ProbeData, ProbeTables, render_probe
 from lgrep.data.samplers import ExactBatchSampler
 from lgrep.data.sources import Source
 from lgrep.data.table import Table, stored_features
 from lgrep.data.text import TextViews
 from lgrep.data.transforms import Transform, augmenting
 from lgrep.data.views import View
-from lgrep.data.workers import outlive_signals
+from lgrep.data.workers import outlive_signals, usable_cores
 from lgrep.errors import ConfigError
 
 
@@ -76,7 +75,7 @@ class PairDataModule(pl.LightningDataModule):
         self.transforms = dict(transforms)
         self.batch_size = batch_size
         self.seed = seed
-        self.workers = workers if workers is not None else min(8, (os.cpu_count() or 1) - 1)
+        self.workers = workers if workers is not None else min(8, usable_cores() - 1)
         self.cache_bytes = cache_bytes
         self.memory_format = memory_format
         self.chunk = chunk or 0
@@ -99,16 +98,20 @@ class PairDataModule(pl.LightningDataModule):
         return self.pairing.anchors(self.table)
 
     @cached_property
+    def probe_tables(self) -> ProbeTables | None:
+        """Labelled pictures for probes, or None without labels."""
+        return self.source.probe()
+
+    @cached_property
     def probe(self) -> ProbeData | None:
         """Rendered probe pictures, or None without labels."""
-        tables = self.source.probe()
-        return None if tables is None else render_probe(tables, self.views[0].size)
+        return None if self.probe_tables is None else render_probe(self.probe_tables, self.views[0].size)
 
     @property
     def num_classes(self) -> int:
         """Classes of `Batch.label`; 0 without labels."""
-        if self.probe is not None:
-            return len(self.probe.class_names)
+        if self.probe_tables is not None:
+            return len(self.probe_tables.class_names)
         return int(self.table.column("label").max(initial=-1)) + 1 if self.table.has("label") else 0
 
     @property

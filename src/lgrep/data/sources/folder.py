@@ -137,11 +137,13 @@ class FolderSource:
         first: dict[str, str] = {}
         for key, file in order:
             first.setdefault(key, texts[file])
-        names_of_classes = self._class_names(files)
+        numbers_of_classes = {name: number for number, name in enumerate(self._class_names(files))}
         columns = {
             "id": pa.array([shown(file) for _, file in order]),
             "group": pa.array([numbers[key] for key, _ in order], pa.int32()),
-            "label": pa.array([self._label(file, names_of_classes) for _, file in order], pa.int32()),
+            "label": pa.array(
+                [numbers_of_classes.get(file.split("/")[0], -1) if "/" in file else -1 for _, file in order], pa.int32()
+            ),
         }
         captions = pa.table({"id": [shown(key) for key in numbers], "text": list(first.values())})
         digest = hashlib.sha256()
@@ -153,9 +155,6 @@ class FolderSource:
 
     def _class_names(self, files: list[str]) -> list[str]:
         return [] if self.labels == "none" else sorted({file.split("/")[0] for file in files if "/" in file})
-
-    def _label(self, file: str, names: list[str]) -> int:
-        return names.index(file.split("/")[0]) if "/" in file and names else -1
 
     def _held_out(self, table: Table) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """A picture's fate depends on its name alone, so that adding pictures moves no other one."""
