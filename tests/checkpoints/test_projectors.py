@@ -108,11 +108,14 @@ def test_only_checkpoints_have_one() -> None:
             load_encoder(name)
 
 
-def test_missing_runs_and_misspelt_features_are_said(tmp_path: Path) -> None:
+def test_missing_runs_and_misspelt_features_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="'runs/nothing' is no file or folder that is there"):
         load_encoder("runs/nothing:both")
     with pytest.raises(CheckpointError, match=r"did you mean 'both'\? Type .*:both"):
         load_encoder(f"{tmp_path}:bth")
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(CheckpointError, match=rf"did you mean 'both'\? Type {tmp_path.name}:both"):
+        load_encoder(f"{tmp_path.name}:bth")
 
 
 def test_names() -> None:

@@ -124,7 +124,8 @@ def is_checkpoint(name: str) -> bool:
     path_like = name.startswith(("/", "./", "../")) or name.endswith(
         (".ckpt", ".pt", ".pth", ".pth.tar", ".safetensors")
     )
-    return name.split("/")[0] not in (*LIBRARIES, "random", "pixels") and (path_like or Path(name).exists())
+    there = Path(name).exists() or _with_other_features(name) is not None
+    return name.split("/")[0] not in (*LIBRARIES, "random", "pixels") and (path_like or there)
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -139,10 +140,8 @@ def checkpoint_file(path: Path) -> Path:
     if last.is_file():
         return last
     if not path.exists():
-        run, _, features = str(path).rpartition(":")
-        hint = (
-            f"; {did_you_mean(features, FEATURES)} Type {run}:both, for example" if run and Path(run).exists() else ""
-        )
+        meant = _with_other_features(str(path))
+        hint = "" if meant is None else f"; {did_you_mean(meant[1], FEATURES)} Type {meant[0]}:both, for example"
         raise CheckpointError(f"there is no checkpoint or run folder at {path}{hint}")
     runs = sorted(path.glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
     if runs:
@@ -150,6 +149,12 @@ def checkpoint_file(path: Path) -> Path:
     others = sorted(path.glob("**/*.ckpt"))
     hint = f"it has {others[0]}: name that file" if others else "has the run written a checkpoint yet?"
     raise CheckpointError(f"{path} has no checkpoints/last.ckpt; {hint}")
+
+
+def _with_other_features(name: str) -> tuple[str, str] | None:
+    """What stands before and after the last colon, where the first is there: a misspelt `RUN:both`."""
+    run, _, features = name.rpartition(":")
+    return (run, features) if run and Path(run).exists() else None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
