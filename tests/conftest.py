@@ -33,6 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
         programs.share_server()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores: what tests wait for (other processes, timeouts) left a tenth of the cores idle."""
     return min(4, len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
