@@ -26,6 +26,8 @@ from lgrep.optim import Optimisation
 
 RECORD = Path(__file__).parents[1] / "goldens" / "trajectories.json"
 STEPS, INTERRUPTED_AFTER = 20, 11
+# Heads of these begin with trunc_normal_, for which versions of torch draw different numbers; the first from seed 0 where recorded.
+TRUNCATED, FIRST_TRUNCATED = ("dino", "synclr", "trex"), 1.5409961082440433
 Case = tuple[str, str | None, tuple[int, ...]]
 
 
@@ -88,6 +90,12 @@ def test_twenty_steps_are_as_recorded_and_survive_an_interruption(case: Case, tm
     states = whole.state_dict(), again.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    torch.manual_seed(0)
+    drawn = torch.nn.init.trunc_normal_(torch.empty(3, dtype=torch.float64))[0].item()
+    if case[0] in TRUNCATED and drawn != pytest.approx(FIRST_TRUNCATED):
+        pytest.skip(
+            f"torch {torch.__version__} draws other numbers than the version that recorded: nothing to compare with"
+        )
     if recorded is not None:  # a user's own method has no record
         assert seen.losses == pytest.approx(recorded["losses"], rel=1e-6, abs=1e-9)
         assert checksums(whole) == pytest.approx(recorded["checksums"], rel=1e-6)

@@ -29,18 +29,19 @@ class Scalings(NamedTuple):
     prototype: Tensor
     epsilon: float
 
-    @torch.no_grad()
-    def plan(self, scores: Tensor, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor:
+    def plan(self, scores: Tensor, rows: slice | None = None, columns: slice | None = None) -> Tensor:
         """Assignments of a block of scores.
 
         Args:
             scores: the block [len(rows), len(columns)] of the scores [n, K].
-            rows: which samples the block holds.
-            columns: which prototypes it holds.
+            rows: which samples the block holds; all by default.
+            columns: which prototypes it holds; all by default.
         """
-        with full_precision(scores):
+        sample = self.sample if rows is None else self.sample[rows]
+        prototype = self.prototype if columns is None else self.prototype[columns]
+        with torch.no_grad(), full_precision(scores):
             # in the order in which the sample scaling was found, so that rows sum to 1 to the last digits
-            return _scaled(scores, self.epsilon).add_(self.prototype[columns]).add_(self.sample[rows, None]).exp_()
+            return _scaled(scores, self.epsilon).add_(prototype).add_(sample[:, None]).exp_()
 
 
 @torch.no_grad()
