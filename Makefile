@@ -41,8 +41,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# large pages where the system gives them: 7 % less time (on other systems the variable says nothing)
 check: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 # the type checks take one core for a minute, beside the tests
 test: $(VENV)/.test
