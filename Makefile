@@ -45,7 +45,7 @@ lint: $(VENV)/.test
 check: $(VENV)/.test
 	OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-# the type checks take one core for a minute, beside the tests
+# lint and types beside the tests
 test: $(VENV)/.test
 	@$(MAKE) --no-print-directory -j2 lint check
 

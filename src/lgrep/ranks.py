@@ -6,12 +6,8 @@ import os
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-_TOLD = (
-    "RANK",
-    "LOCAL_RANK",
-    "SLURM_PROCID",
-    "JSM_NAMESPACE_RANK",
-)  # by launchers, in the order in which Lightning asks
+# What launchers say, in the order in which Lightning asks.
+_TOLD = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 def rank() -> int:
