@@ -41,7 +41,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# large pages where the system gives them: 7 % less time (on other systems the variable says nothing)
+# large pages where the system gives them; elsewhere the variable says nothing
 check: $(VENV)/.test
 	OMP_NUM_THREADS=1 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 $(BIN)/python -m pytest -n auto --dist worksteal
 

@@ -88,8 +88,7 @@ def load_encoder(
     """
     name, features = split_features(str(name_or_path))
     encoder: nn.Module
-    model = name.split("/")[0] in (*LIBRARIES, "random", "pixels") or "/" not in name
-    if features != "backbone" and model and not is_checkpoint(name):
+    if features != "backbone" and (_of_library(name) or "/" not in name) and not is_checkpoint(name):
         raise ConfigError(f"{name}:{features}: only checkpoints of lgrep have projectors. Type {name}, or a run folder")
     if name == "pixels":
         size = image_size or PIXELS_SIZE
@@ -124,8 +123,12 @@ def is_checkpoint(name: str) -> bool:
     path_like = name.startswith(("/", "./", "../")) or name.endswith(
         (".ckpt", ".pt", ".pth", ".pth.tar", ".safetensors")
     )
-    there = Path(name).exists() or _with_other_features(name) is not None
-    return name.split("/")[0] not in (*LIBRARIES, "random", "pixels") and (path_like or there)
+    return not _of_library(name) and (path_like or Path(name).exists() or _with_other_features(name) is not None)
+
+
+def _of_library(name: str) -> bool:
+    """Whether a name is of a model by its first part, whatever files there are."""
+    return name.split("/")[0] in (*LIBRARIES, "random", "pixels")
 
 
 def checkpoint_file(path: Path) -> Path:
